@@ -1,0 +1,1 @@
+//! Benchmarks of the receive path; see the files beside this one.

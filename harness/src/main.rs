@@ -1,0 +1,2 @@
+//! `rightedge`
+fn main() {}

@@ -1,0 +1,69 @@
+//! The run directory: what a run leaves behind, and how it is read again.
+//!
+//! | file | content |
+//! |---|---|
+//! | `plan.json` | what was asked for, with every default filled in |
+//! | `samples.csv`, `samples.jsonl` | one [`Sample`] per event |
+//! | `decisions.jsonl` | one decision of the stack per line, with the packet it belongs to |
+//! | `wire.pcapng` | every frame, the decisions as packet comments |
+//! | `counters.json` | the SNMP-like counters at the end |
+//! | `observer.json` | the verdict of the independent observer |
+//! | `summary.json` | `status` ("running", "complete" or "interrupted"), results, notes on anything left out |
+//!
+//! The growing files are appended to in whole records, at the latest [`Options::flush_every`] after they were made as
+//! long as the run loop calls [`RunDir::tick`] (see [`RunDir::next_flush`]). So even after SIGKILL every file is
+//! readable and lacks at most the records of that interval; the status then still says "running".
+
+mod dir;
+mod file;
+mod pcapng;
+mod read;
+mod sample;
+
+pub use self::{
+    dir::{Options, RunDir, Status},
+    pcapng::{Direction, WireFrame, WireInfo, WireReader, WireWriter},
+    read::{DecisionHead, DecisionLine, DecisionLines, load_json, load_samples},
+    sample::{Event, Sample},
+};
+
+/// File names inside a run directory.
+pub mod names {
+    /// What was asked for.
+    pub const PLAN: &str = "plan.json";
+    /// Samples as a table.
+    pub const SAMPLES_CSV: &str = "samples.csv";
+    /// Samples as JSON lines.
+    pub const SAMPLES_JSONL: &str = "samples.jsonl";
+    /// Decisions as JSON lines.
+    pub const DECISIONS: &str = "decisions.jsonl";
+    /// The capture.
+    pub const WIRE: &str = "wire.pcapng";
+    /// Status and results.
+    pub const SUMMARY: &str = "summary.json";
+    /// Counters.
+    pub const COUNTERS: &str = "counters.json";
+    /// The observer's verdict.
+    pub const OBSERVER: &str = "observer.json";
+    /// The chart as SVG.
+    pub const CHART_SVG: &str = "chart.svg";
+    /// The chart as PNG.
+    pub const CHART_PNG: &str = "chart.png";
+
+    /// Every file that this program may put into a run directory.
+    pub const ALL: [&str; 10] = [
+        PLAN,
+        SAMPLES_CSV,
+        SAMPLES_JSONL,
+        DECISIONS,
+        WIRE,
+        SUMMARY,
+        COUNTERS,
+        OBSERVER,
+        CHART_SVG,
+        CHART_PNG,
+    ];
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,738 @@
+//! Kernel generations as data: which behaviour applies at each fork, and what one kernel build adds to it.
+//!
+//! A [`Profile`] is a starting point. Every behaviour is a small enum that names both sides of a fork, and every one can
+//! be switched on its own with [`Profile::set`], spelled `switch=value`. Logic elsewhere asks for the behaviour, never
+//! for a version.
+
+use crate::time::Tick;
+
+/// How free memory becomes window (`tcp_win_from_space`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
+pub enum SpaceRule {
+    /// tcp_adv_win_scale, −31…31 (Linux up to 6.5).
+    AdvWinScale(i8),
+    /// scaling_ratio in 256ths (Linux since 6.6).
+    ScalingRatio(u8),
+}
+
+impl SpaceRule {
+    /// The window that `space` bytes of memory are worth. Rounds towards minus infinity for negative space under a
+    /// ratio and a negative scale, as the kernel's arithmetic shift does.
+    #[must_use]
+    pub const fn window_from_space(self, space: i32) -> i32 {
+        match self {
+            SpaceRule::AdvWinScale(a) if a <= 0 => space >> shift_of(-(a as i32)),
+            SpaceRule::AdvWinScale(a) => space.wrapping_sub(space >> shift_of(a as i32)),
+            SpaceRule::ScalingRatio(r) => ((space as i64 * r as i64) >> 8) as i32,
+        }
+    }
+
+    /// The memory that a window of `window` bytes needs (only the ratio has an inverse; the scale is inverted
+    /// numerically for callers that want one).
+    #[must_use]
+    pub const fn space_from_window(self, window: i32) -> i32 {
+        match self {
+            SpaceRule::ScalingRatio(r) => {
+                let r = if r == 0 { 1 } else { r as u64 };
+                (((window as i64 as u64) << 8) / r) as i32
+            }
+            SpaceRule::AdvWinScale(a) if a <= 0 => ((window as i64) << shift_of(-(a as i32))) as i32,
+            SpaceRule::AdvWinScale(a) => {
+                let a = shift_of(a as i32);
+                if a == 0 { 0 } else { (((window as i64) << a) / ((1i64 << a) - 1)) as i32 }
+            }
+        }
+    }
+}
+
+const fn shift_of(a: i32) -> u32 {
+    if a > 31 { 31 } else { a as u32 }
+}
+
+macro_rules! behaviours {
+    ($($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal),+ $(,)? })+) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
+        pub enum $name { $($(#[$vdoc])* $variant),+ }
+
+        impl $name {
+            /// The spellings, in order.
+            pub const VALUES: &'static [&'static str] = &[$($text),+];
+
+            /// The spelling of this behaviour on the command line.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $($name::$variant => $text),+ }
+            }
+
+            fn parse(text: &str) -> Option<Self> {
+                match text { $($text => Some($name::$variant),)+ _ => None }
+            }
+        }
+    )+};
+}
+
+behaviours! {
+    /// Whether, and in which form, the right edge of the window may move left.
+    ShrinkPolicy {
+        /// Never, but for a zero window when memory is out. (tcp_shrink_window = 0)
+        Never = "never",
+        /// The patch as first published (March 2023): also without window scaling.
+        FirstForm = "first",
+        /// The patch as merged in 6.5 (`tcp_shrink_window` = 1): only with window scaling.
+        Merged = "merged",
+    }
+    /// Which of the two space rules the generation has.
+    SpaceModel {
+        /// One sysctl for all sockets, read live.
+        AdvWinScale = "adv_win_scale",
+        /// One learned ratio per socket.
+        ScalingRatio = "scaling_ratio",
+    }
+    /// What a newly measured scaling_ratio does to window_clamp and rcv_ssthresh.
+    RatioClamp {
+        /// The semantics of TCP_WINDOW_CLAMP: rcv_ssthresh may jump (6.6, 6.18).
+        WindowClampOption = "window-clamp",
+        /// window_clamp only (6.12, 7.x).
+        PlainStore = "plain",
+    }
+    /// The first rcv_wnd.
+    InitialWindow {
+        /// At most 65 535 (6.1, 6.6).
+        CappedAt64K = "capped",
+        /// All the space there is (6.10 and later).
+        Full = "full",
+    }
+    /// Memory for an in-order segment when the receive queue is empty.
+    EmptyQueue {
+        /// Let in by force without asking (6.1).
+        ForcedFirst = "forced",
+        /// Asked for first, then let in by force with a zero window (6.6 and later).
+        TryThenForce = "try",
+    }
+    /// What a segment without memory does to the next window.
+    NoMemoryWindow {
+        /// Nothing (6.1).
+        Unchanged = "unchanged",
+        /// The next ACK carries window zero, whatever the shrink policy (6.6 and later).
+        Zero = "zero",
+    }
+    /// A bare FIN at a zero window, and one that finds no memory.
+    BareFin {
+        /// Treated as data (6.1, 6.6).
+        LikeData = "like-data",
+        /// Let in (6.12 and later).
+        LetIn = "let-in",
+    }
+    /// Which segments are acceptable at the right edge (`tcp_sequence`).
+    Acceptance {
+        /// Only the start must lie inside (6.1 to 6.12).
+        StartInside = "start",
+        /// The whole segment must lie inside the live window unless nothing is unread (6.17, 6.18).
+        WholeInside = "whole",
+        /// As `whole`, measured against the furthest edge ever offered (7.1 and later).
+        FurthestEdge = "furthest",
+    }
+    /// The admission test of `tcp_try_rmem_schedule`.
+    Admission {
+        /// What is charged already must not exceed sk_rcvbuf.
+        Charged = "charged",
+        /// What is charged plus the segment's payload must not (6.17.x to 6.18.16).
+        ChargedPlusLen = "charged+len",
+        /// What is charged plus the segment's truesize must not (6.17.0).
+        ChargedPlusTruesize = "charged+truesize",
+    }
+    /// When `tcp_prune_queue` calls `tcp_clamp_window`, and what it makes of an empty account.
+    PruneEntry {
+        /// At or above sk_rcvbuf; an empty account is pruned like any other (6.1 to 6.12).
+        AtLimit = "at-limit",
+        /// Only above it; an empty account fails at once (6.18, 7.x).
+        AboveLimit = "above-limit",
+    }
+    /// Pruning of the out-of-order queue.
+    OfoPrune {
+        /// Always, and counted once per call (6.1).
+        Unconditional = "unconditional",
+        /// Never to make room for a segment beyond all that is held; counted only when something went (6.6 and later).
+        SparesOlder = "spares-older",
+    }
+    /// Whether out-of-order segments are measured for rcv_mss.
+    OfoMeasure {
+        /// No (6.1).
+        No = "no",
+        /// Yes (6.6 and later).
+        Yes = "yes",
+    }
+    /// Whether out-of-order arrivals may raise sk_rcvbuf.
+    OfoGrow {
+        /// No (6.1 to 6.12).
+        No = "no",
+        /// Yes, by autotuning (6.16 and later).
+        Yes = "yes",
+    }
+    /// Receive-buffer autotuning.
+    Autotune {
+        /// Twice the copied bytes plus 16 segments, in units of full-size buffers (6.1).
+        Cushioned = "cushioned",
+        /// The same target through the ratio (6.6, 6.12).
+        CushionedRatio = "cushioned-ratio",
+        /// No cushion; the out-of-order span is added (6.16 to 6.18).
+        Plain = "plain",
+        /// As plain, damped below tcp_rcvbuf_low_rtt (6.19 and later).
+        LowRtt = "low-rtt",
+    }
+    /// What counts as read in autotuning.
+    AutotuneCount {
+        /// All that was copied (6.1, 6.6).
+        Copied = "copied",
+        /// What was copied, less what is still unread (6.12 and later).
+        CopiedLessQueued = "less-queued",
+    }
+    /// Receiver round-trip samples of zero from millisecond timestamps.
+    RttZero {
+        /// Count as one millisecond (6.1, 6.6).
+        OneMillisecond = "1ms",
+        /// Ignored (6.12 and later).
+        Ignored = "ignored",
+    }
+    /// Averaging of receiver round-trip samples.
+    RttAverage {
+        /// Always (6.1 to 6.12).
+        Always = "always",
+        /// Only while everything received has been read (6.16 and later).
+        OnlyWhenDrained = "drained",
+    }
+    /// The width of the stored ATO.
+    AtoWidth {
+        /// 32 bits (6.1, 6.6).
+        Wide = "32",
+        /// 8 bits: 256 jiffies and more are cut (6.12 and later).
+        Byte = "8",
+    }
+    /// Growth of ATO when the delayed-ACK timer fires.
+    AtoCap {
+        /// Up to the RTO.
+        Rto = "rto",
+        /// Up to the RTO and 200 ms (6.12.x, 7.x).
+        DelackMax = "delack-max",
+    }
+    /// The longest delay of an ACK.
+    DelackMax {
+        /// 200 ms (6.1).
+        Fixed = "fixed",
+        /// One jiffy below rto_min, at most 200 ms (6.12 and later).
+        BelowRtoMin = "below-rto-min",
+    }
+    /// Old pure ACKs with an old timestamp.
+    PawsOldAck {
+        /// Answered like any PAWS failure (6.1 to 6.12).
+        Answered = "answered",
+        /// Dropped silently and counted PAWSOldAck (6.17 and later).
+        Silent = "silent",
+    }
+    /// The delay of compressed SACKs.
+    SackDelay {
+        /// 5 % of the round trip (up to 6.18).
+        FivePercent = "5%",
+        /// tcp_comp_sack_rtt_percent of it (6.19 and later).
+        RttPercent = "percent",
+    }
+    /// What SO_RCVBUF does to window_clamp.
+    RcvbufClamp {
+        /// Nothing (up to 7.0).
+        Leaves = "leaves",
+        /// Moves it, as TCP_WINDOW_CLAMP would (7.1 and later).
+        Moves = "moves",
+    }
+    /// One ACK for a batch drained from the backlog.
+    BacklogAck {
+        /// Every segment decides on its own (6.1).
+        Each = "each",
+        /// Put off to the end of the batch (6.6 and later).
+        Deferred = "deferred",
+    }
+    /// How small heads are allocated.
+    SmallHead {
+        /// From the size classes (up to 6.2).
+        SizeClass = "size-class",
+        /// From one cache of fixed objects (6.3 and later).
+        Fixed = "fixed",
+    }
+    /// How a large frame written to a TUN or TAP device is laid out.
+    TunLarge {
+        /// One linear head, or order-0 pages behind a declared header (6.1).
+        Linear = "linear",
+        /// A bounded head and high-order pages (6.6 and later).
+        HighOrder = "high-order",
+    }
+    /// Whose pressure lets the fair-share test refuse memory.
+    FairShare {
+        /// The group's or the global one (6.1, 6.6).
+        GroupOrGlobal = "group-or-global",
+        /// The global one (6.12 and later).
+        GlobalOnly = "global",
+    }
+    /// Merging of neighbours in the queues.
+    Coalesce {
+        /// As the kernel does.
+        On = "on",
+        /// Never: every segment keeps its own buffer.
+        Off = "off",
+    }
+    /// Whether running out of room may raise sk_rcvbuf to what is charged (`tcp_clamp_window`).
+    ClampRaise {
+        /// As the kernel does.
+        On = "on",
+        /// Never: the budget stays.
+        Off = "off",
+    }
+    /// The patch of July 2022 that lifts rcv_ssthresh with the route's initrwnd.
+    InitrwndSsthresh {
+        /// Not applied (every released kernel).
+        Off = "off",
+        /// Applied.
+        On = "on",
+    }
+}
+
+#[allow(clippy::derivable_impls)]
+impl Default for ShrinkPolicy {
+    fn default() -> Self {
+        ShrinkPolicy::Never
+    }
+}
+
+/// When queues may be collapsed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
+pub enum Collapse {
+    /// Whenever memory runs out, as released kernels do.
+    On,
+    /// Never; pruning then also leaves the out-of-order queue alone.
+    Off,
+    /// Only while sk_rmem_alloc is at most this many bytes (`tcp_collapse_max_bytes`).
+    Below(u32),
+}
+
+/// Constants of one kernel *build*, where configuration changes what a receiver can be seen to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct KernelBuild {
+    /// Ticks per second (CONFIG_HZ), 1…10 000.
+    pub hz: u32,
+    /// Header reserve `MAX_HEADER`, bytes: 32, 80, 96, 128, 144 or 176 depending on the link types built in.
+    pub max_header: u32,
+    /// `NET_IP_ALIGN`: 0 on x86, 2 in user-mode-linux and most other architectures.
+    pub net_ip_align: u32,
+    /// CONFIG_MAX_SKB_FRAGS: fragments an skb may hold, 17…45.
+    pub max_skb_frags: u32,
+}
+
+impl KernelBuild {
+    /// The reserve in front of locally built TCP headers (`MAX_TCP_HEADER`).
+    #[must_use]
+    pub const fn max_tcp_header(&self) -> u32 {
+        (128 + self.max_header + 63) & !63
+    }
+
+    /// Cost of the shared info behind every head.
+    #[must_use]
+    pub const fn shared_info(&self) -> u32 {
+        let frags = if self.max_skb_frags < 17 { 17 } else { self.max_skb_frags };
+        (320 + (frags - 17) * 16 + 63) & !63
+    }
+
+    /// Memory of an skb with `end` usable bytes in its head (`SKB_TRUESIZE`).
+    #[must_use]
+    pub const fn truesize(&self, end: u32) -> u32 {
+        end + SKB_DESCRIPTOR + self.shared_info()
+    }
+
+    /// The size of a small-head object (since 6.3).
+    #[must_use]
+    pub const fn small_head(&self) -> u32 {
+        let mtu = self.max_header + 128 + 64;
+        let a = if self.max_tcp_header() > mtu { self.max_tcp_header() } else { mtu };
+        let size = ((a + 63) & !63) + self.shared_info();
+        if size.is_power_of_two() { size + 64 } else { size }
+    }
+
+    /// The tick of this build.
+    #[must_use]
+    pub const fn tick(&self) -> Tick {
+        Tick::new(self.hz)
+    }
+}
+
+/// What `struct sk_buff` itself costs, rounded to a cache line.
+pub(crate) const SKB_DESCRIPTOR: u32 = 256;
+
+/// A kernel generation: its behaviours, its build, its defaults.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "each field is documented by its type")]
+pub struct Profile {
+    /// Name, as given to [`Profile::named`], with the switches that were set appended.
+    pub name: String,
+    /// Constants of the build.
+    pub build: KernelBuild,
+    /// Default of the largest tcp_rmem value on a large machine, bytes.
+    pub tcp_rmem_max: u32,
+    /// Default of net.core.rmem_max, bytes.
+    pub rmem_max: u32,
+    /// The smallest value the tcp_rmem sysctl takes.
+    pub tcp_rmem_floor: u32,
+    pub shrink: ShrinkPolicy,
+    pub space: SpaceModel,
+    pub ratio_clamp: RatioClamp,
+    pub initial_window: InitialWindow,
+    pub empty_queue: EmptyQueue,
+    pub no_memory_window: NoMemoryWindow,
+    pub bare_fin: BareFin,
+    pub acceptance: Acceptance,
+    pub admission: Admission,
+    pub prune_entry: PruneEntry,
+    pub ofo_prune: OfoPrune,
+    pub ofo_measure: OfoMeasure,
+    pub ofo_grow: OfoGrow,
+    pub autotune: Autotune,
+    pub autotune_count: AutotuneCount,
+    pub rtt_zero: RttZero,
+    pub rtt_average: RttAverage,
+    pub ato_width: AtoWidth,
+    pub ato_cap: AtoCap,
+    pub delack_max: DelackMax,
+    pub paws_old_ack: PawsOldAck,
+    pub sack_delay: SackDelay,
+    pub rcvbuf_clamp: RcvbufClamp,
+    pub backlog_ack: BacklogAck,
+    pub small_head: SmallHead,
+    pub tun_large: TunLarge,
+    pub fair_share: FairShare,
+    pub coalesce: Coalesce,
+    pub collapse: Collapse,
+    pub clamp_raise: ClampRaise,
+    pub initrwnd_ssthresh: InitrwndSsthresh,
+}
+
+/// Why a profile or switch was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProfileError {
+    /// No such profile.
+    #[error("unknown policy '{name}'; known policies are {known}")]
+    UnknownProfile {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: String,
+    },
+    /// No such switch.
+    #[error("unknown switch '{name}'; known switches are {known}")]
+    UnknownSwitch {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: String,
+    },
+    /// A switch with a value it does not take.
+    #[error("switch '{name}' does not take '{value}'; it takes {takes}")]
+    BadValue {
+        /// The switch.
+        name: String,
+        /// The value given.
+        value: String,
+        /// What it takes.
+        takes: String,
+    },
+    /// A part of a policy that is not `switch=value`.
+    #[error("'{part}' is not of the form switch=value, as in linux-6.1,shrink=merged")]
+    NotASwitch {
+        /// The part.
+        part: String,
+    },
+}
+
+/// One switch of a profile, for listings and help.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Switch {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// The values it takes.
+    pub takes: String,
+    /// Its value in the profile asked.
+    pub value: String,
+}
+
+macro_rules! switches {
+    ($($field:ident: $ty:ident),+ $(,)?) => {
+        fn set_behaviour(&mut self, name: &str, value: &str) -> Option<Result<(), String>> {
+            match name {
+                $(stringify!($field) => Some(match $ty::parse(value) {
+                    Some(v) => { self.$field = v; Ok(()) }
+                    None => Err($ty::VALUES.join(", ")),
+                }),)+
+                _ => None,
+            }
+        }
+
+        fn behaviour_list(&self) -> Vec<Switch> {
+            vec![$(Switch {
+                name: stringify!($field),
+                takes: $ty::VALUES.join("|"),
+                value: self.$field.as_str().to_owned(),
+            }),+]
+        }
+    };
+}
+
+impl Profile {
+    /// The names that [`Profile::named`] knows.
+    pub const NAMES: &'static [&'static str] = &["linux-6.1", "linux-6.18"];
+
+    /// Linux 6.1: `tcp_adv_win_scale`, forced admission to an empty queue, no zero window for want of memory.
+    /// The build is that of Debian's user-mode-linux 6.1 but for `net_ip_align`, which is x86's.
+    #[must_use]
+    pub fn linux_6_1() -> Self {
+        Profile {
+            name: "linux-6.1".to_owned(),
+            build: KernelBuild { hz: 100, max_header: 80, net_ip_align: 0, max_skb_frags: 17 },
+            tcp_rmem_max: 6 << 20,
+            rmem_max: 212_992,
+            tcp_rmem_floor: 4096,
+            shrink: ShrinkPolicy::Never,
+            space: SpaceModel::AdvWinScale,
+            ratio_clamp: RatioClamp::PlainStore,
+            initial_window: InitialWindow::CappedAt64K,
+            empty_queue: EmptyQueue::ForcedFirst,
+            no_memory_window: NoMemoryWindow::Unchanged,
+            bare_fin: BareFin::LikeData,
+            acceptance: Acceptance::StartInside,
+            admission: Admission::Charged,
+            prune_entry: PruneEntry::AtLimit,
+            ofo_prune: OfoPrune::Unconditional,
+            ofo_measure: OfoMeasure::No,
+            ofo_grow: OfoGrow::No,
+            autotune: Autotune::Cushioned,
+            autotune_count: AutotuneCount::Copied,
+            rtt_zero: RttZero::OneMillisecond,
+            rtt_average: RttAverage::Always,
+            ato_width: AtoWidth::Wide,
+            ato_cap: AtoCap::Rto,
+            delack_max: DelackMax::Fixed,
+            paws_old_ack: PawsOldAck::Answered,
+            sack_delay: SackDelay::FivePercent,
+            rcvbuf_clamp: RcvbufClamp::Leaves,
+            backlog_ack: BacklogAck::Each,
+            small_head: SmallHead::SizeClass,
+            tun_large: TunLarge::Linear,
+            fair_share: FairShare::GroupOrGlobal,
+            coalesce: Coalesce::On,
+            collapse: Collapse::On,
+            clamp_raise: ClampRaise::On,
+            initrwnd_ssthresh: InitrwndSsthresh::Off,
+        }
+    }
+
+    /// Linux 6.18: `scaling_ratio`, whole segments inside the window, zero windows for want of memory.
+    #[must_use]
+    pub fn linux_6_18() -> Self {
+        Profile {
+            name: "linux-6.18".to_owned(),
+            build: KernelBuild { hz: 250, max_header: 32, net_ip_align: 0, max_skb_frags: 17 },
+            tcp_rmem_max: 32 << 20,
+            rmem_max: 4 << 20,
+            tcp_rmem_floor: 1,
+            shrink: ShrinkPolicy::Never,
+            space: SpaceModel::ScalingRatio,
+            ratio_clamp: RatioClamp::WindowClampOption,
+            initial_window: InitialWindow::Full,
+            empty_queue: EmptyQueue::TryThenForce,
+            no_memory_window: NoMemoryWindow::Zero,
+            bare_fin: BareFin::LetIn,
+            acceptance: Acceptance::WholeInside,
+            admission: Admission::Charged,
+            prune_entry: PruneEntry::AboveLimit,
+            ofo_prune: OfoPrune::SparesOlder,
+            ofo_measure: OfoMeasure::Yes,
+            ofo_grow: OfoGrow::Yes,
+            autotune: Autotune::Plain,
+            autotune_count: AutotuneCount::CopiedLessQueued,
+            rtt_zero: RttZero::Ignored,
+            rtt_average: RttAverage::OnlyWhenDrained,
+            ato_width: AtoWidth::Byte,
+            ato_cap: AtoCap::Rto,
+            delack_max: DelackMax::BelowRtoMin,
+            paws_old_ack: PawsOldAck::Silent,
+            sack_delay: SackDelay::FivePercent,
+            rcvbuf_clamp: RcvbufClamp::Leaves,
+            backlog_ack: BacklogAck::Deferred,
+            small_head: SmallHead::Fixed,
+            tun_large: TunLarge::HighOrder,
+            fair_share: FairShare::GlobalOnly,
+            coalesce: Coalesce::On,
+            collapse: Collapse::On,
+            clamp_raise: ClampRaise::On,
+            initrwnd_ssthresh: InitrwndSsthresh::Off,
+        }
+    }
+
+    /// The profile of that name.
+    ///
+    /// # Errors
+    /// [`ProfileError::UnknownProfile`] with the names there are.
+    pub fn named(name: &str) -> Result<Self, ProfileError> {
+        match name {
+            "linux-6.1" => Ok(Self::linux_6_1()),
+            "linux-6.18" => Ok(Self::linux_6_18()),
+            _ => Err(ProfileError::UnknownProfile { name: name.to_owned(), known: Self::NAMES.join(", ") }),
+        }
+    }
+
+    /// A profile with switches: `NAME[,switch=value]…`, as in `linux-6.1,shrink=merged,collapse=6291456`.
+    ///
+    /// # Errors
+    /// Names the part that is unknown or out of range and what would be right.
+    pub fn parse(text: &str) -> Result<Self, ProfileError> {
+        let mut parts = text.split(',').map(str::trim);
+        let mut profile = Self::named(parts.next().unwrap_or_default())?;
+        for part in parts {
+            let (name, value) =
+                part.split_once('=').ok_or_else(|| ProfileError::NotASwitch { part: part.to_owned() })?;
+            profile.set(name.trim(), value.trim())?;
+        }
+        text.trim().clone_into(&mut profile.name);
+        Ok(profile)
+    }
+
+    /// Sets one switch. See [`Profile::switches`] for what there is.
+    ///
+    /// # Errors
+    /// Names the switch or the value that is unknown and what would be right.
+    pub fn set(&mut self, name: &str, value: &str) -> Result<(), ProfileError> {
+        let bad = |takes: &str| ProfileError::BadValue {
+            name: name.to_owned(),
+            value: value.to_owned(),
+            takes: takes.to_owned(),
+        };
+        let number = |lo: u32, hi: u32, takes: &str| match value.parse::<u32>() {
+            Ok(n) if (lo..=hi).contains(&n) => Ok(n),
+            _ => Err(bad(takes)),
+        };
+        match name {
+            "collapse" => {
+                self.collapse = match value {
+                    "on" => Collapse::On,
+                    "off" => Collapse::Off,
+                    _ => Collapse::Below(number(1, u32::MAX, "on, off or a number of bytes")?),
+                }
+            }
+            "hz" => self.build.hz = number(1, 10_000, "a number from 1 to 10000")?,
+            "max_header" => self.build.max_header = number(16, 512, "bytes, 16 to 512")?,
+            "net_ip_align" => self.build.net_ip_align = number(0, 2, "0 or 2")?,
+            "max_skb_frags" => self.build.max_skb_frags = number(17, 45, "a number from 17 to 45")?,
+            _ => match self.set_behaviour(name, value) {
+                Some(Ok(())) => {}
+                Some(Err(takes)) => return Err(bad(&takes)),
+                None => {
+                    let known: Vec<_> = self.switches().iter().map(|s| s.name).collect();
+                    return Err(ProfileError::UnknownSwitch { name: name.to_owned(), known: known.join(", ") });
+                }
+            },
+        }
+        Ok(())
+    }
+
+    switches! {
+        shrink: ShrinkPolicy, space: SpaceModel, ratio_clamp: RatioClamp, initial_window: InitialWindow,
+        empty_queue: EmptyQueue, no_memory_window: NoMemoryWindow, bare_fin: BareFin, acceptance: Acceptance,
+        admission: Admission, prune_entry: PruneEntry, ofo_prune: OfoPrune, ofo_measure: OfoMeasure,
+        ofo_grow: OfoGrow, autotune: Autotune, autotune_count: AutotuneCount, rtt_zero: RttZero,
+        rtt_average: RttAverage, ato_width: AtoWidth, ato_cap: AtoCap, delack_max: DelackMax,
+        paws_old_ack: PawsOldAck, sack_delay: SackDelay, rcvbuf_clamp: RcvbufClamp, backlog_ack: BacklogAck,
+        small_head: SmallHead, tun_large: TunLarge, fair_share: FairShare, coalesce: Coalesce,
+        clamp_raise: ClampRaise, initrwnd_ssthresh: InitrwndSsthresh,
+    }
+
+    /// Every switch with the values it takes and its value here.
+    #[must_use]
+    pub fn switches(&self) -> Vec<Switch> {
+        let mut all = self.behaviour_list();
+        let collapse = match self.collapse {
+            Collapse::On => "on".to_owned(),
+            Collapse::Off => "off".to_owned(),
+            Collapse::Below(n) => n.to_string(),
+        };
+        let number = |name, takes: &str, value: u32| Switch { name, takes: takes.to_owned(), value: value.to_string() };
+        all.push(Switch { name: "collapse", takes: "on|off|BYTES".to_owned(), value: collapse });
+        all.push(number("hz", "1…10000", self.build.hz));
+        all.push(number("max_header", "16…512", self.build.max_header));
+        all.push(number("net_ip_align", "0…2", self.build.net_ip_align));
+        all.push(number("max_skb_frags", "17…45", self.build.max_skb_frags));
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn adv_win_scale_rounds_as_the_shift_does() {
+        let w = |a, x| SpaceRule::AdvWinScale(a).window_from_space(x);
+        assert_eq!(w(1, 131_072), 65_536);
+        assert_eq!(w(0, 131_072), 131_072);
+        assert_eq!(w(-2, 131_072), 32_768);
+        assert_eq!(w(2, 1001), 1001 - 250);
+        assert_eq!(w(31, 77), 77);
+        assert_eq!(w(-31, 77), 0);
+        // The shift floors, so what is subtracted from a negative space is rounded away from zero.
+        assert_eq!(w(1, -1), 0);
+        assert_eq!(w(1, -3), -1);
+        assert_eq!(w(-1, -1), -1);
+    }
+
+    #[test]
+    fn scaling_ratio_floors_and_inverts() {
+        let r = SpaceRule::ScalingRatio(160);
+        assert_eq!(r.window_from_space(131_072), 81_920);
+        assert_eq!(r.window_from_space(-1), -1);
+        assert_eq!(SpaceRule::ScalingRatio(128).space_from_window(65_160), 130_320);
+        assert_eq!(r.space_from_window(81_920), 131_072);
+    }
+
+    #[test]
+    fn constants_of_measured_builds() {
+        let b = Profile::linux_6_18().build;
+        assert_eq!((b.max_tcp_header(), b.small_head(), b.shared_info(), b.truesize(256)), (192, 576, 320, 832));
+        assert_eq!(Profile::linux_6_1().build.max_tcp_header(), 256);
+        let debian = KernelBuild { max_header: 176, ..b };
+        assert_eq!((debian.max_tcp_header(), debian.small_head()), (320, 704));
+    }
+
+    #[test]
+    fn policies_parse_and_refuse_with_the_fix() {
+        let p = Profile::parse("linux-6.1, shrink=merged,collapse=6291456").unwrap();
+        assert_eq!((p.shrink, p.collapse), (ShrinkPolicy::Merged, Collapse::Below(6_291_456)));
+        let say = |t: &str| Profile::parse(t).unwrap_err().to_string();
+        assert!(say("linux-2.4").contains("linux-6.1, linux-6.18"));
+        assert!(say("linux-6.1,shrink").contains("switch=value"));
+        assert!(say("linux-6.1,shrink=perhaps").contains("never, first, merged"));
+        assert!(say("linux-6.1,bogus=1").contains("coalesce"));
+        assert!(say("linux-6.1,hz=0").contains("1 to 10000"));
+    }
+
+    #[test]
+    fn every_listed_switch_takes_its_own_value() {
+        for name in Profile::NAMES {
+            let mut p = Profile::named(name).unwrap();
+            for s in p.switches() {
+                p.set(s.name, &s.value).unwrap();
+            }
+            assert_eq!(p, Profile::named(name).unwrap());
+        }
+    }
+}

@@ -1,0 +1,349 @@
+//! A queued segment: its bytes, its place in sequence space, and the memory it is charged for.
+//!
+//! Payload arrives as a slice of the frame and stays one ([`Bytes`]). Bytes are copied only where Linux copies them:
+//! into the tail room of a queued buffer, and when a queue is collapsed.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use crate::{
+    decision::{CoalesceHow, CoalesceRefusal},
+    nic::Layout,
+    profile::{KernelBuild, SKB_DESCRIPTOR},
+    units::Seq,
+    wire::TcpFlags,
+};
+
+/// Bytes of one segment: shared with the frame they came in, owned after a copy, or a list of pieces.
+#[derive(Debug, Clone)]
+enum Data {
+    Shared(Bytes),
+    Owned(Vec<u8>),
+    Pieces(VecDeque<Bytes>),
+}
+
+/// One buffer in a queue.
+#[derive(Debug, Clone)]
+pub(crate) struct Skb {
+    pub(crate) seq: Seq,
+    /// Behind the last byte, FIN and SYN counted.
+    pub(crate) end_seq: Seq,
+    pub(crate) flags: TcpFlags,
+    /// Payload bytes.
+    pub(crate) len: u32,
+    pub(crate) truesize: i32,
+    /// Payload bytes in the head.
+    pub(crate) headlen: u32,
+    /// Usable bytes of the head.
+    pub(crate) end: u32,
+    tailroom: u32,
+    pub(crate) nr_frags: u32,
+    head_frag: bool,
+    cloned: bool,
+    pub(crate) gso_size: u16,
+    pub(crate) gso_segs: u16,
+    data: Data,
+}
+
+/// What the estimators look at once the segment itself is queued or joined to another.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seen {
+    pub(crate) len: u32,
+    pub(crate) truesize: i32,
+    pub(crate) headlen: u32,
+    pub(crate) end: u32,
+    pub(crate) gso_size: u16,
+}
+
+/// What a merge cost and how it was done.
+pub(crate) struct Merge {
+    pub(crate) how: CoalesceHow,
+    pub(crate) delta: i32,
+}
+
+impl Skb {
+    pub(crate) fn new(seq: Seq, flags: TcpFlags, payload: Bytes, layout: &Layout, gso: (u16, u16)) -> Self {
+        let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+        let mut end_seq = seq + len;
+        if flags.contains(TcpFlags::FIN) {
+            end_seq += 1;
+        }
+        if flags.contains(TcpFlags::SYN) {
+            end_seq += 1;
+        }
+        Skb {
+            seq,
+            end_seq,
+            flags,
+            len,
+            truesize: i32::try_from(layout.truesize).unwrap_or(i32::MAX),
+            headlen: layout.headlen.min(len),
+            end: layout.end,
+            tailroom: layout.tailroom,
+            nr_frags: layout.nr_frags,
+            head_frag: layout.head_frag,
+            cloned: layout.cloned,
+            gso_size: gso.0,
+            gso_segs: gso.1,
+            data: Data::Shared(payload),
+        }
+    }
+
+    /// An empty buffer for a collapse: a slab head with room for `capacity` bytes.
+    pub(crate) fn for_collapse(seq: Seq, flags: TcpFlags, end: u32, truesize: u32, capacity: u32) -> Self {
+        Skb {
+            seq,
+            end_seq: seq,
+            flags,
+            len: 0,
+            truesize: i32::try_from(truesize).unwrap_or(i32::MAX),
+            headlen: 0,
+            end,
+            tailroom: end,
+            nr_frags: 0,
+            head_frag: false,
+            cloned: false,
+            gso_size: 0,
+            gso_segs: 0,
+            data: Data::Owned(Vec::with_capacity(capacity as usize)),
+        }
+    }
+
+    /// The figures that outlive queueing.
+    pub(crate) fn seen(&self) -> Seen {
+        Seen {
+            len: self.len,
+            truesize: self.truesize,
+            headlen: self.headlen,
+            end: self.end,
+            gso_size: self.gso_size,
+        }
+    }
+
+    /// Segments this buffer counts for in drop and out-of-order statistics.
+    pub(crate) fn segments(&self) -> u32 {
+        u32::from(self.gso_segs.max(1))
+    }
+
+    /// Room that a neighbour may be copied into: none once there are fragments (`skb_tailroom`).
+    fn copy_room(&self) -> u32 {
+        if self.nr_frags == 0 { self.tailroom } else { 0 }
+    }
+
+    /// `skb_condense`: pulls fragments that fit into the head, and forgets memory that is no longer used.
+    pub(crate) fn condense(&mut self, build: &KernelBuild) {
+        if self.nr_frags > 0 {
+            let paged = self.len - self.headlen;
+            if self.cloned || paged > self.tailroom {
+                return;
+            }
+            self.headlen = self.len;
+            self.nr_frags = 0;
+            self.tailroom -= paged;
+        }
+        self.truesize = i32::try_from(build.truesize(self.end)).unwrap_or(i32::MAX);
+    }
+
+    /// `skb_try_coalesce`: joins `from` onto the end of this buffer. On success the caller owns what is left of `from`
+    /// (its own charge, if it was charged).
+    pub(crate) fn try_coalesce(&mut self, from: &mut Skb, build: &KernelBuild) -> Result<Merge, CoalesceRefusal> {
+        if from.seq != self.end_seq {
+            return Err(CoalesceRefusal::NotContiguous);
+        }
+        if self.cloned {
+            return Err(CoalesceRefusal::TargetCloned);
+        }
+        let merge = if from.len <= self.copy_room() {
+            self.tailroom -= from.len;
+            self.headlen += from.len;
+            self.copy_in(from);
+            Merge { how: CoalesceHow::TailRoom, delta: 0 }
+        } else {
+            let max = build.max_skb_frags.max(17);
+            let frags = self.nr_frags + from.nr_frags;
+            let merge = if from.headlen > 0 {
+                if frags >= max {
+                    return Err(CoalesceRefusal::TooManyFrags);
+                }
+                if !from.head_frag || from.cloned {
+                    return Err(CoalesceRefusal::HeadNotStealable);
+                }
+                self.nr_frags = frags + 1;
+                Merge { how: CoalesceHow::HeadStolen, delta: from.truesize - SKB_DESCRIPTOR as i32 }
+            } else {
+                if frags > max {
+                    return Err(CoalesceRefusal::TooManyFrags);
+                }
+                self.nr_frags = frags;
+                let head = i32::try_from(build.truesize(from.end)).unwrap_or(i32::MAX);
+                Merge { how: CoalesceHow::FragsMoved, delta: from.truesize.wrapping_sub(head) }
+            };
+            self.move_in(from);
+            merge
+        };
+        self.truesize = self.truesize.wrapping_add(merge.delta);
+        self.len += from.len;
+        self.end_seq = from.end_seq;
+        self.flags |= from.flags;
+        Ok(merge)
+    }
+
+    /// Appends the bytes of `from` by copying them into an owned buffer.
+    fn copy_in(&mut self, from: &Skb) {
+        if from.len == 0 {
+            return;
+        }
+        if let Data::Shared(bytes) = &self.data {
+            let mut owned = Vec::with_capacity((self.len + self.tailroom + from.len) as usize);
+            owned.extend_from_slice(bytes);
+            self.data = Data::Owned(owned);
+        }
+        match &mut self.data {
+            Data::Owned(v) => from.for_each_piece(|p| v.extend_from_slice(p)),
+            // A buffer with pieces has no tail room; kept total for the type's sake.
+            Data::Pieces(list) => from.for_each_piece(|p| list.push_back(Bytes::copy_from_slice(p))),
+            Data::Shared(_) => {}
+        }
+    }
+
+    /// Appends the pieces of `from` without copying.
+    fn move_in(&mut self, from: &mut Skb) {
+        let mut list = match core::mem::replace(&mut self.data, Data::Shared(Bytes::new())) {
+            Data::Shared(b) => VecDeque::from([b]),
+            Data::Owned(v) => VecDeque::from([Bytes::from(v)]),
+            Data::Pieces(list) => list,
+        };
+        match core::mem::replace(&mut from.data, Data::Shared(Bytes::new())) {
+            Data::Shared(b) => list.push_back(b),
+            Data::Owned(v) => list.push_back(Bytes::from(v)),
+            Data::Pieces(mut more) => list.append(&mut more),
+        }
+        self.data = Data::Pieces(list);
+    }
+
+    /// Appends up to `max` bytes of `from`, beginning `offset` bytes into it, by copying. Returns how many.
+    pub(crate) fn append_copy(&mut self, from: &Skb, offset: u32, max: u32) -> u32 {
+        let n = from.len.saturating_sub(offset).min(max);
+        if let Data::Owned(v) = &mut self.data {
+            from.copy_range(offset, n, |piece| v.extend_from_slice(piece));
+        }
+        self.len += n;
+        self.headlen += n;
+        self.end_seq += n;
+        self.tailroom = self.tailroom.saturating_sub(n);
+        n
+    }
+
+    /// Calls `f` with consecutive pieces of the `n` bytes from `offset` on.
+    pub(crate) fn copy_range(&self, offset: u32, n: u32, mut f: impl FnMut(&[u8])) {
+        let (mut skip, mut left) = (offset as usize, n as usize);
+        self.for_each_piece(|piece| {
+            if left == 0 {
+                return;
+            }
+            if skip >= piece.len() {
+                skip -= piece.len();
+                return;
+            }
+            let piece = piece.get(skip..).unwrap_or_default();
+            skip = 0;
+            let piece = piece.get(..left.min(piece.len())).unwrap_or_default();
+            left -= piece.len();
+            f(piece);
+        });
+    }
+
+    fn for_each_piece(&self, mut f: impl FnMut(&[u8])) {
+        match &self.data {
+            Data::Shared(b) => f(b),
+            Data::Owned(v) => f(v),
+            Data::Pieces(list) => list.iter().for_each(|b| f(b)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        nic::{Driver, FrameShape, layout},
+        profile::Profile,
+    };
+
+    fn skb(d: Driver, p: &Profile, seq: u32, len: u32) -> Skb {
+        let shape = FrameShape { frame: len + 66, headers: 66, payload: len, vnet_hdr_len: 0 };
+        let bytes: Vec<u8> = (0..len).map(|i| (seq + i) as u8).collect();
+        Skb::new(Seq(seq), TcpFlags::ACK, Bytes::from(bytes), &layout(d, p, &shape), (0, 1))
+    }
+
+    fn bytes(s: &Skb) -> Vec<u8> {
+        let mut v = Vec::new();
+        s.copy_range(0, s.len, |p| v.extend_from_slice(p));
+        v
+    }
+
+    #[test]
+    fn page_fragment_heads_are_stolen_seventeen_times() {
+        let p = Profile::linux_6_18();
+        let mut to = skb(Driver::TapBuild, &p, 0, 1448);
+        assert_eq!(to.truesize, 2176);
+        for i in 1..=17 {
+            let m = to.try_coalesce(&mut skb(Driver::TapBuild, &p, i * 1448, 1448), &p.build).unwrap();
+            assert_eq!((m.how, m.delta), (CoalesceHow::HeadStolen, 1920));
+        }
+        let full = to.try_coalesce(&mut skb(Driver::TapBuild, &p, 18 * 1448, 1448), &p.build);
+        assert_eq!(full.err(), Some(CoalesceRefusal::TooManyFrags));
+        assert_eq!(bytes(&to), (0..18 * 1448).map(|i| i as u8).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn slab_heads_only_fill_tail_room() {
+        let p = Profile::linux_6_1();
+        let mut to = skb(Driver::TapAlloc, &p, 0, 200);
+        let m = to.try_coalesce(&mut skb(Driver::TapAlloc, &p, 200, 200), &p.build).unwrap();
+        assert_eq!((m.how, m.delta), (CoalesceHow::TailRoom, 0));
+        let no = to.try_coalesce(&mut skb(Driver::TapAlloc, &p, 400, 200), &p.build);
+        assert_eq!(no.err(), Some(CoalesceRefusal::HeadNotStealable));
+        assert_eq!(bytes(&to), (0..400).map(|i| i as u8).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn tiny_segments_fill_tail_room_first_then_steal() {
+        // 27 one-byte segments share a buffer on both kernels (no timestamps).
+        let p = Profile::linux_6_18();
+        let one = |seq| {
+            let shape = FrameShape { frame: 55, headers: 54, payload: 1, vnet_hdr_len: 0 };
+            Skb::new(Seq(seq), TcpFlags::ACK, Bytes::from_static(b"x"), &layout(Driver::TapBuild, &p, &shape), (0, 1))
+        };
+        let mut to = one(0);
+        let mut n = 1;
+        while to.try_coalesce(&mut one(n), &p.build).is_ok() {
+            n += 1;
+        }
+        assert_eq!(n, 27);
+    }
+
+    #[test]
+    fn fragments_move_with_their_exact_bytes() {
+        let p = Profile::linux_6_18();
+        let mut to = skb(Driver::NapiFrags, &p, 0, 1448);
+        let m = to.try_coalesce(&mut skb(Driver::NapiFrags, &p, 1448, 1448), &p.build).unwrap();
+        assert_eq!((m.how, m.delta), (CoalesceHow::FragsMoved, 1448));
+    }
+
+    #[test]
+    fn a_hole_or_a_clone_refuses() {
+        let p = Profile::linux_6_18();
+        let mut to = skb(Driver::TapBuild, &p, 0, 10);
+        assert_eq!(
+            to.try_coalesce(&mut skb(Driver::TapBuild, &p, 11, 10), &p.build).err(),
+            Some(CoalesceRefusal::NotContiguous)
+        );
+        let mut to = skb(Driver::Veth, &p, 0, 10);
+        assert_eq!(
+            to.try_coalesce(&mut skb(Driver::TapBuild, &p, 10, 10), &p.build).err(),
+            Some(CoalesceRefusal::TargetCloned)
+        );
+    }
+}

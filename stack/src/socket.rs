@@ -1,0 +1,119 @@
+//! Names, options, errors and wake-ups of sockets.
+
+use core::fmt;
+
+use crate::mem::GroupId;
+
+/// Names a socket of one stack. Never reused while 2³² others were opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct SocketId {
+    pub(crate) index: u32,
+    pub(crate) generation: u32,
+}
+
+impl SocketId {
+    /// A number that tells this socket from all others of its stack, in the order they were opened.
+    #[must_use]
+    pub fn number(self) -> u32 {
+        self.generation
+    }
+}
+
+impl fmt::Display for SocketId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "#{}", self.generation)
+    }
+}
+
+/// A socket option, named as setsockopt(2) names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SocketOption {
+    /// SO_RCVBUF, bytes: doubled, capped by net.core.rmem_max, and the end of autotuning.
+    RcvBuf(i32),
+    /// SO_RCVLOWAT, bytes: a reader is woken for no less.
+    RcvLowat(i32),
+    /// TCP_WINDOW_CLAMP, bytes: cap of the window; at least 1152 is stored.
+    WindowClamp(u32),
+    /// TCP_QUICKACK.
+    QuickAck(bool),
+    /// TCP_NODELAY: no waiting for small segments to fill (Nagle).
+    NoDelay(bool),
+    /// TCP_MAXSEG, bytes, 88…32767.
+    MaxSeg(u16),
+    /// The group whose memory limit applies; not an option of the kernel, where cgroups decide it.
+    Group(Option<GroupId>),
+}
+
+impl SocketOption {
+    pub(crate) fn check(self) -> Result<(), SocketError> {
+        match self {
+            SocketOption::MaxSeg(v) if !(88..=32_767).contains(&v) => {
+                Err(SocketError::Invalid { what: "TCP_MAXSEG", value: i64::from(v), takes: "88…32767" })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Why a call on a socket failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "kebab-case"))]
+#[non_exhaustive]
+pub enum SocketError {
+    /// No such socket, or not one of the right kind.
+    #[error("no such socket")]
+    BadId,
+    /// Nothing to read yet.
+    #[error("nothing to read yet")]
+    WouldBlock,
+    /// The handshake is not done.
+    #[error("not connected")]
+    NotConnected,
+    /// The peer refused the connection (ECONNREFUSED).
+    #[error("connection refused")]
+    Refused,
+    /// The peer reset the connection (ECONNRESET).
+    #[error("connection reset by peer")]
+    Reset,
+    /// Nobody will take what is sent (EPIPE).
+    #[error("broken pipe")]
+    BrokenPipe,
+    /// The peer stopped answering (ETIMEDOUT).
+    #[error("connection timed out")]
+    TimedOut,
+    /// The address or pair of addresses is taken (EADDRINUSE).
+    #[error("address already in use")]
+    AddressInUse,
+    /// Not an address of this stack (EADDRNOTAVAIL).
+    #[error("not an address of this stack")]
+    NoSuchAddress,
+    /// An option outside its range (EINVAL).
+    #[error("{what} does not take {value}; it takes {takes}")]
+    Invalid {
+        /// The option.
+        what: &'static str,
+        /// The value.
+        value: i64,
+        /// What it takes.
+        takes: &'static str,
+    },
+}
+
+/// A wake-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A listener has a connection to accept.
+    Acceptable(SocketId),
+    /// A connection attempt succeeded.
+    Connected(SocketId),
+    /// There is enough to read, or waiting longer would be wrong.
+    Readable(SocketId),
+    /// The send buffer has room again.
+    Writable(SocketId),
+    /// The peer will send nothing more.
+    PeerClosed(SocketId),
+    /// The connection is over, with an error or without.
+    Closed(SocketId, Option<SocketError>),
+}

@@ -1,0 +1,139 @@
+//! What all sockets of a stack share.
+
+use core::net::SocketAddr;
+use std::collections::VecDeque;
+
+use super::{ConfigError, Route, StackConfig};
+use crate::{
+    Event,
+    counters::{Counter, Counters},
+    decision::Decision,
+    iface::Iface,
+    log::Log,
+    mem::GlobalMem,
+    nic::Driver,
+    profile::Profile,
+    sysctl::Sysctls,
+    time::{Instant, Tick},
+    units::Seq,
+    wire::{Medium, SegmentOut, TcpSegment},
+};
+
+pub(crate) struct Shared {
+    pub(crate) profile: Profile,
+    pub(crate) sysctl: Sysctls,
+    pub(crate) tick: Tick,
+    pub(crate) driver: Driver,
+    pub(crate) mtu: u32,
+    pub(crate) route: Route,
+    pub(crate) mem: GlobalMem,
+    pub(crate) counters: Counters,
+    pub(crate) log: Log,
+    pub(crate) iface: Iface,
+    pub(crate) events: VecDeque<Event>,
+    medium: Medium,
+    seed: u64,
+    drawn: u64,
+    challenge_second: u64,
+    challenges_left: u32,
+}
+
+impl Shared {
+    pub(crate) fn new(config: StackConfig) -> Result<Self, ConfigError> {
+        config.check()?;
+        let StackConfig { profile, sysctls, driver, iface, mtu, route, seed } = config;
+        let mtu = if route.mtu > 0 { mtu.min(route.mtu) } else { mtu };
+        Ok(Shared {
+            tick: profile.build.tick(),
+            profile,
+            sysctl: sysctls,
+            driver,
+            mtu,
+            route,
+            mem: GlobalMem::default(),
+            counters: Counters::default(),
+            log: Log::default(),
+            medium: iface.medium,
+            iface: Iface::new(iface),
+            events: VecDeque::new(),
+            seed,
+            drawn: 0,
+            challenge_second: u64::MAX,
+            challenges_left: 0,
+        })
+    }
+
+    pub(crate) fn medium(&self) -> Medium {
+        self.medium
+    }
+
+    /// Hands a finished segment to the interface.
+    pub(crate) fn emit(&mut self, now: Instant, segment: &SegmentOut<'_>, id: u64) {
+        // A segment that cannot be a packet was cut wrong by us; it is lost like any frame and sent again.
+        let sent = self.iface.send(now, segment, id);
+        debug_assert!(sent.is_ok(), "segment does not fit a packet");
+    }
+
+    /// Answers a segment that no socket wants.
+    pub(crate) fn reset(&mut self, now: Instant, seg: &TcpSegment) {
+        if self.iface.reset(now, seg, 0) {
+            self.counters.inc(Counter::TcpOutRsts);
+        }
+    }
+
+    /// Reports a change of global memory pressure, if there was one.
+    pub(crate) fn note_pressure(&mut self, now: Instant) {
+        if let Some(on) = self.mem.pressure_changed.take() {
+            let allocated = self.mem.in_use();
+            self.log.push(now, None, || Decision::Pressure { on, allocated });
+        }
+    }
+
+    /// When a timer that is due at tick `expires` fires. The timer wheel never fires early: with expiry in the tick
+    /// `expires`, the handler runs at the start of the next one.
+    pub(crate) fn timer_instant(&self, expires: u64) -> Instant {
+        self.tick.instant(expires.saturating_add(1))
+    }
+
+    /// A number that depends on the seed and on what was drawn before, and on nothing else (SplitMix64).
+    fn draw(&mut self, salt: u64) -> u64 {
+        self.drawn = self.drawn.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.seed ^ self.drawn ^ salt;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn salt(local: SocketAddr, remote: SocketAddr) -> u64 {
+        u64::from(local.port()) << 16 | u64::from(remote.port())
+    }
+
+    pub(crate) fn initial_seq(&mut self, local: SocketAddr, remote: SocketAddr) -> Seq {
+        Seq(self.draw(Self::salt(local, remote)) as u32)
+    }
+
+    pub(crate) fn ts_offset(&mut self, local: SocketAddr, remote: SocketAddr) -> u32 {
+        self.draw(Self::salt(local, remote)) as u32
+    }
+
+    /// RFC 5961 §7: a stack gives away only so many challenge ACKs per second, a number an outsider cannot guess.
+    pub(crate) fn challenge_allowed(&mut self, now: Instant) -> bool {
+        let limit = self.sysctl.tcp_challenge_ack_limit;
+        if limit == i32::MAX {
+            return true;
+        }
+        let second = now.as_millis() / 1000;
+        if second != self.challenge_second {
+            self.challenge_second = second;
+            let limit = limit.max(0).unsigned_abs();
+            let half = limit.div_ceil(2);
+            let random = if limit == 0 { 0 } else { (self.draw(second) % u64::from(limit)) as u32 };
+            self.challenges_left = half + random;
+        }
+        if self.challenges_left == 0 {
+            return false;
+        }
+        self.challenges_left -= 1;
+        true
+    }
+}

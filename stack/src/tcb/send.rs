@@ -1,0 +1,498 @@
+//! The little sending a receiver does: requests, FIN, retransmission, the peer's window, zero-window probes.
+//!
+//! It obeys the peer (RFC 9293 §3.8, RFC 6298) and charges memory as Linux does, so that sk_forward_alloc agrees; it is
+//! not a model of Linux' congestion control. Slow start and one reduction per loss keep it polite (RFC 5681).
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use super::{Cx, State, Tcb, Timer};
+use crate::{
+    counters::Counter,
+    decision::Decision,
+    nic,
+    time::{Duration, Instant},
+    units::Seq,
+    wire::{OutOptions, SegmentOut, TcpFlags, TcpSegment, Timestamps},
+};
+
+/// One queued segment of this side.
+#[derive(Clone, Debug)]
+pub(crate) struct TxSegment {
+    seq: Seq,
+    payload: Bytes,
+    fin: bool,
+    truesize: i32,
+    sent_at: Option<Instant>,
+    retransmitted: bool,
+}
+
+impl TxSegment {
+    fn end(&self) -> Seq {
+        self.seq + self.payload.len() as u32 + u32::from(self.fin)
+    }
+}
+
+/// The send half. Names as in `struct tcp_sock`.
+#[derive(Clone, Debug)]
+pub(crate) struct SendState {
+    pub(crate) iss: Seq,
+    pub(crate) snd_una: Seq,
+    pub(crate) snd_nxt: Seq,
+    pub(crate) snd_wnd: u32,
+    pub(crate) max_window: u32,
+    pub(crate) snd_wl1: Seq,
+    pub(crate) mss_cache: u32,
+    pub(crate) mss_clamp: u32,
+    pub(crate) queue: VecDeque<TxSegment>,
+    /// First segment of `queue` that was not sent yet.
+    unsent: usize,
+    pub(crate) fin_queued: bool,
+    pub(crate) nodelay: bool,
+    cwnd: u32,
+    ssthresh: u32,
+    dup_acks: u8,
+    pub(crate) backoff: u8,
+    probes: u8,
+    first_failure: Option<Instant>,
+    /// Smoothed round trip, µs times eight; 0 for none.
+    pub(crate) srtt_us8: u32,
+    mdev_us4: u32,
+    rttvar_us4: u32,
+    pub(crate) rto_us: u64,
+    pub(crate) rto_min_us: u64,
+}
+
+/// Initial and largest retransmission timeouts (RFC 6298 §2).
+const RTO_INIT_US: u64 = 1_000_000;
+const RTO_MAX_US: u64 = 120_000_000;
+
+impl SendState {
+    pub(crate) fn new(iss: Seq, rto_min_us: u64, cwnd: u32) -> Self {
+        SendState {
+            iss,
+            snd_una: iss,
+            snd_nxt: iss,
+            snd_wnd: 0,
+            max_window: 0,
+            snd_wl1: Seq(0),
+            mss_cache: 536,
+            mss_clamp: 536,
+            queue: VecDeque::new(),
+            unsent: 0,
+            fin_queued: false,
+            nodelay: false,
+            cwnd,
+            ssthresh: u32::MAX,
+            dup_acks: 0,
+            backoff: 0,
+            probes: 0,
+            first_failure: None,
+            srtt_us8: 0,
+            mdev_us4: 0,
+            rttvar_us4: 0,
+            rto_us: RTO_INIT_US,
+            rto_min_us,
+        }
+    }
+
+    /// A round-trip sample (RFC 6298 with Linux' floor under the variance).
+    pub(crate) fn rtt_sample(&mut self, us: u64) {
+        let us = us.clamp(1, 60_000_000) as i64;
+        if self.srtt_us8 == 0 {
+            self.srtt_us8 = (us << 3) as u32;
+            self.mdev_us4 = (us << 1) as u32;
+            self.rttvar_us4 = self.mdev_us4.max(self.rto_min_us as u32);
+        } else {
+            let error = us - i64::from(self.srtt_us8 >> 3);
+            self.srtt_us8 = (i64::from(self.srtt_us8) + error).max(1) as u32;
+            let deviation = error.abs() - i64::from(self.mdev_us4 >> 2);
+            self.mdev_us4 = (i64::from(self.mdev_us4) + deviation).max(1) as u32;
+            self.rttvar_us4 = self.mdev_us4.max(self.rto_min_us as u32);
+        }
+        self.rto_us = (u64::from(self.srtt_us8 >> 3) + u64::from(self.rttvar_us4)).min(RTO_MAX_US);
+    }
+
+    fn in_flight(&self) -> u32 {
+        self.snd_nxt.since(self.snd_una).max(0).unsigned_abs()
+    }
+
+    pub(crate) fn fin_acked(&self) -> bool {
+        self.fin_queued && self.queue.is_empty() && self.snd_una == self.snd_nxt
+    }
+
+    fn window_end(&self) -> Seq {
+        self.snd_una + self.snd_wnd
+    }
+}
+
+impl Tcb {
+    pub(crate) fn rto_jiffies(&self, cx: &Cx<'_>) -> u64 {
+        cx.shared.tick.from_micros(self.snd.rto_us)
+    }
+
+    pub(crate) fn rto_min_jiffies(&self, cx: &Cx<'_>) -> u64 {
+        cx.shared.tick.from_micros(self.snd.rto_min_us)
+    }
+
+    /// The clock in our timestamps: milliseconds with a per-connection offset.
+    pub(crate) fn timestamp(&self, cx: &Cx<'_>) -> u32 {
+        (cx.now.as_millis() as u32).wrapping_add(self.opts.ts_offset)
+    }
+
+    /// The segment size that the path, the peer and its largest window allow.
+    pub(crate) fn sync_mss(&mut self, mtu: u32) {
+        let ip = if self.local.is_ipv4() { 20 } else { 40 };
+        let mut mss = mtu.saturating_sub(ip + 20).min(self.snd.mss_clamp).max(48);
+        mss = mss.saturating_sub(u32::from(self.opts.header_len) - 20);
+        let largest = self.snd.max_window;
+        if largest > 0 {
+            let cutoff = if largest > 536 { largest >> 1 } else { largest };
+            if mss > cutoff {
+                mss = cutoff.max(68 - u32::from(self.opts.header_len));
+            }
+        }
+        self.snd.mss_cache = mss.max(1);
+    }
+
+    /// Sequence number for a segment without data: the next one, or the window's end if the peer took it back.
+    pub(crate) fn acceptable_seq(&self) -> Seq {
+        let end = self.snd.window_end();
+        let slack = self.snd.snd_nxt.since(end);
+        if !end.before(self.snd.snd_nxt)
+            || (self.opts.wscale && slack >= 0 && slack.unsigned_abs() < 1 << self.win.rcv_wscale)
+        {
+            self.snd.snd_nxt
+        } else {
+            end
+        }
+    }
+
+    /// Queues application data. Returns how much was taken.
+    pub(crate) fn queue_data(&mut self, cx: &mut Cx<'_>, data: &Bytes) -> usize {
+        let room = (self.mem.sk_sndbuf - self.mem.sk_wmem_queued).max(0);
+        if room == 0 {
+            return 0;
+        }
+        let mut taken = 0;
+        let mss = self.snd.mss_cache as usize;
+        while taken < data.len() && self.mem.sk_wmem_queued < self.mem.sk_sndbuf {
+            let n = mss.min(data.len() - taken);
+            let payload = data.slice(taken..taken + n);
+            let (_, head) = nic::slab_head(&cx.shared.profile, cx.shared.profile.build.max_tcp_header());
+            let truesize = (head as usize + n).min(1 << 24) as i32;
+            if !self.schedule(cx, truesize) {
+                break;
+            }
+            self.mem.charge_send(truesize);
+            let seq = self.snd.queue.back().map_or(self.snd.snd_nxt, TxSegment::end);
+            self.snd.queue.push_back(TxSegment {
+                seq,
+                payload,
+                fin: false,
+                truesize,
+                sent_at: None,
+                retransmitted: false,
+            });
+            taken += n;
+        }
+        self.push_pending(cx);
+        taken
+    }
+
+    /// Queues a FIN: on the last unsent segment if there is one, else on its own.
+    pub(crate) fn queue_fin(&mut self, cx: &mut Cx<'_>) {
+        if self.snd.fin_queued {
+            return;
+        }
+        self.snd.fin_queued = true;
+        if self.snd.unsent < self.snd.queue.len()
+            && let Some(last) = self.snd.queue.back_mut()
+        {
+            last.fin = true;
+        } else {
+            let (_, head) = nic::slab_head(&cx.shared.profile, cx.shared.profile.build.max_tcp_header());
+            self.mem.schedule_forced(&mut cx.mem(), head as i32);
+            self.mem.charge_send(head as i32);
+            let seq = self.snd.queue.back().map_or(self.snd.snd_nxt, TxSegment::end);
+            self.snd.queue.push_back(TxSegment {
+                seq,
+                payload: Bytes::new(),
+                fin: true,
+                truesize: head as i32,
+                sent_at: None,
+                retransmitted: false,
+            });
+        }
+        self.push_pending(cx);
+    }
+
+    /// Sends what the peer's window, Nagle and slow start allow.
+    pub(crate) fn push_pending(&mut self, cx: &mut Cx<'_>) {
+        while let Some(next) = self.snd.queue.get(self.snd.unsent) {
+            let (end, len, fin) = (next.end(), next.payload.len() as u32, next.fin);
+            let only_fin = len == 0 && fin;
+            let fits = !end.after(self.snd.window_end()) || (only_fin && self.snd.snd_wnd > 0);
+            if !fits || self.snd.in_flight() >= self.snd.cwnd.saturating_mul(self.snd.mss_cache) {
+                break;
+            }
+            let last = self.snd.unsent + 1 == self.snd.queue.len();
+            let partial = len < self.snd.mss_cache && !fin;
+            if partial && last && !self.snd.nodelay && self.snd.in_flight() > 0 {
+                break;
+            }
+            self.send_segment(cx, self.snd.unsent);
+            self.snd.unsent += 1;
+        }
+        self.rearm(cx);
+    }
+
+    fn send_segment(&mut self, cx: &mut Cx<'_>, index: usize) {
+        let now = cx.now;
+        let Some(s) = self.snd.queue.get_mut(index) else { return };
+        s.retransmitted |= s.sent_at.is_some();
+        s.sent_at = Some(now);
+        let (seq, payload, fin, end) = (s.seq, s.payload.clone(), s.fin, s.end());
+        let mut flags = TcpFlags::ACK;
+        if fin {
+            flags |= TcpFlags::FIN;
+        }
+        if !payload.is_empty() {
+            flags |= TcpFlags::PSH;
+            self.stats.data_segs_out = self.stats.data_segs_out.wrapping_add(1);
+            self.stats.bytes_sent += payload.len() as u64;
+        }
+        self.snd.snd_nxt = self.snd.snd_nxt.max(end);
+        self.transmit(cx, seq, flags, std::slice::from_ref(&payload));
+    }
+
+    /// Builds one segment with the window of this moment and hands it to the interface (`__tcp_transmit_skb`).
+    pub(crate) fn transmit(&mut self, cx: &mut Cx<'_>, seq: Seq, flags: TcpFlags, payload: &[Bytes]) {
+        let id = cx.shared.log.begin_tx();
+        let syn = flags.contains(TcpFlags::SYN);
+        let window = if syn {
+            self.win.rcv_wnd.min(crate::window::MAX_FIELD) as u16
+        } else {
+            self.commit_window(cx)
+        };
+        let mut out = SegmentOut::new(self.local, self.remote);
+        out.seq = seq;
+        out.flags = flags;
+        out.window = window;
+        out.payload = payload;
+        if flags.contains(TcpFlags::ACK) {
+            out.ack = self.rcv_nxt;
+        }
+        out.options = if syn { self.syn_options(cx) } else { self.options(cx) };
+        let len: usize = payload.iter().map(Bytes::len).sum();
+        if !out.options.sack.is_empty() {
+            self.sack.duplicate = None;
+        }
+        cx.shared.emit(cx.now, &out, id);
+        cx.shared.log.end_tx();
+        self.stats.segs_out = self.stats.segs_out.wrapping_add(1);
+        cx.count(Counter::TcpOutSegs);
+        if flags.contains(TcpFlags::ACK) {
+            self.on_ack_sent(cx);
+        }
+        if len > 0 {
+            // Data that answers data within the ATO: the application talks back and forth.
+            let gap = cx.jiffies().saturating_sub(self.ack.lrcvtime);
+            if gap < u64::from(self.ack.ato) {
+                self.ack.pingpong = self.ack.pingpong.saturating_add(1);
+            }
+        }
+    }
+
+    fn options(&self, cx: &Cx<'_>) -> OutOptions {
+        let mut o = OutOptions::default();
+        if self.opts.timestamps {
+            o.timestamps = Some(Timestamps { tsval: self.timestamp(cx), tsecr: self.opts.ts_recent });
+        }
+        if self.opts.sack {
+            o.sack = self.sack_blocks(o.sack_room());
+        }
+        o
+    }
+
+    fn syn_options(&self, cx: &Cx<'_>) -> OutOptions {
+        let s = &cx.shared.sysctl;
+        OutOptions {
+            mss: Some(self.advmss.min(65_535) as u16),
+            wscale: s.tcp_window_scaling.then_some(self.win.rcv_wscale),
+            sack_permitted: s.tcp_sack,
+            timestamps: s
+                .tcp_timestamps
+                .then(|| Timestamps { tsval: self.timestamp(cx), tsecr: self.opts.ts_recent }),
+            ..OutOptions::default()
+        }
+    }
+
+    /// What a segment acknowledges, and the window it offers us (`tcp_ack`). False if it acknowledges the future.
+    pub(crate) fn on_ack(&mut self, cx: &mut Cx<'_>, seg: &TcpSegment, pure: bool) -> bool {
+        if !seg.flags.contains(TcpFlags::ACK) {
+            return true;
+        }
+        if seg.ack.before(self.snd.snd_una) {
+            if seg.ack.before(self.snd.snd_una - self.snd.max_window) {
+                self.send_challenge(cx);
+                return false;
+            }
+            return true;
+        }
+        if seg.ack.after(self.snd.snd_nxt) {
+            return false;
+        }
+        self.replace_ts_recent(cx, seg);
+        self.update_peer_window(seg);
+        if pure {
+            cx.count(if seg.ack.after(self.snd.snd_una) {
+                Counter::TcpExtTCPHPAcks
+            } else {
+                Counter::TcpExtTCPPureAcks
+            });
+        } else if seg.seq_len() == 0 {
+            cx.count(Counter::TcpExtTCPPureAcks);
+        }
+        self.snd.probes = 0;
+        if seg.ack.after(self.snd.snd_una) {
+            self.acked(cx, seg);
+        } else if seg.seq_len() == 0 && self.snd.in_flight() > 0 {
+            self.duplicate_ack(cx);
+        }
+        self.rearm(cx);
+        true
+    }
+
+    fn update_peer_window(&mut self, seg: &TcpSegment) {
+        let scale = if seg.flags.contains(TcpFlags::SYN) { 0 } else { self.opts.snd_wscale };
+        let window = u32::from(seg.window) << scale;
+        let newer = seg.ack.after(self.snd.snd_una)
+            || seg.seq.after(self.snd.snd_wl1)
+            || (seg.seq == self.snd.snd_wl1 && (window > self.snd.snd_wnd || window == 0));
+        if !newer {
+            return;
+        }
+        self.snd.snd_wl1 = seg.seq;
+        if self.snd.snd_wnd != window {
+            self.snd.snd_wnd = window;
+            self.snd.max_window = self.snd.max_window.max(window);
+            self.pred = None;
+            self.fast_path_check();
+        }
+    }
+
+    fn acked(&mut self, cx: &mut Cx<'_>, seg: &TcpSegment) {
+        let mut sample = None;
+        while let Some(first) = self.snd.queue.front() {
+            if first.end().after(seg.ack) || self.snd.unsent == 0 {
+                break;
+            }
+            if let (Some(at), false) = (first.sent_at, first.retransmitted) {
+                sample = Some(cx.now.since(at).as_micros());
+            }
+            let (truesize, len) = (first.truesize, first.payload.len() as u64);
+            self.snd.queue.pop_front();
+            self.snd.unsent -= 1;
+            self.stats.bytes_acked += len;
+            self.mem.refund_send(&mut cx.mem(), truesize);
+            if self.snd.cwnd < self.snd.ssthresh {
+                self.snd.cwnd = self.snd.cwnd.saturating_add(1);
+            }
+        }
+        self.snd.snd_una = seg.ack;
+        if let Some(us) = sample {
+            self.snd.rtt_sample(us);
+        }
+        self.snd.dup_acks = 0;
+        self.snd.backoff = 0;
+        self.snd.first_failure = None;
+        self.set_timer(Timer::Retransmit, None);
+        if self.mem.sk_wmem_queued < self.mem.sk_sndbuf && !self.orphan {
+            cx.shared.events.push_back(crate::Event::Writable(self.id));
+        }
+    }
+
+    fn duplicate_ack(&mut self, cx: &mut Cx<'_>) {
+        self.snd.dup_acks = self.snd.dup_acks.saturating_add(1);
+        if self.snd.dup_acks == 3 {
+            cx.count(Counter::TcpExtTCPFastRetrans);
+            self.snd.ssthresh = (self.snd.cwnd / 2).max(2);
+            self.snd.cwnd = self.snd.ssthresh;
+            self.retransmit_first(cx);
+        }
+    }
+
+    fn retransmit_first(&mut self, cx: &mut Cx<'_>) {
+        if self.snd.unsent == 0 {
+            return;
+        }
+        let backoff = self.snd.backoff;
+        if let Some(s) = self.snd.queue.front() {
+            let (seq, len) = (s.seq, s.payload.len() as u32);
+            self.decide(cx, || Decision::Retransmitted { seq, len, backoff });
+        }
+        cx.count(Counter::TcpRetransSegs);
+        self.stats.total_retrans = self.stats.total_retrans.wrapping_add(1);
+        self.send_segment(cx, 0);
+    }
+
+    /// Arms the retransmission or probe timer if something waits for the peer.
+    pub(crate) fn rearm(&mut self, cx: &Cx<'_>) {
+        let waits = self.state == State::SynSent || !self.snd.queue.is_empty();
+        if !waits || matches!(self.state, State::Closed | State::TimeWait) {
+            self.set_timer(Timer::Retransmit, None);
+            return;
+        }
+        if self.timer(Timer::Retransmit).is_none() {
+            let backoff = self.snd.backoff.max(self.snd.probes).min(30);
+            let us = self.snd.rto_us.saturating_mul(1 << backoff).min(RTO_MAX_US);
+            self.set_timer(Timer::Retransmit, Some(cx.now + Duration::from_micros(us)));
+        }
+    }
+
+    /// The retransmission timer fired: something was not acknowledged, or the peer's window is closed.
+    pub(crate) fn on_retransmit_timer(&mut self, cx: &mut Cx<'_>) {
+        self.set_timer(Timer::Retransmit, None);
+        let first = *self.snd.first_failure.get_or_insert(cx.now);
+        let retries = match self.state {
+            State::SynSent => cx.shared.sysctl.tcp_syn_retries,
+            _ => cx.shared.sysctl.tcp_retries2,
+        };
+        let tries = self.snd.backoff.max(self.snd.probes);
+        let gone = cx.now.since(first);
+        if tries >= retries && (self.state == State::SynSent || gone >= Duration::from_secs(u64::from(retries)) ) {
+            cx.count(Counter::TcpExtTCPAbortOnTimeout);
+            self.fail(cx, crate::SocketError::TimedOut);
+            return;
+        }
+        if self.state == State::SynSent {
+            self.snd.backoff = self.snd.backoff.saturating_add(1);
+            cx.count(Counter::TcpExtTCPTimeouts);
+            cx.count(Counter::TcpRetransSegs);
+            self.send_syn(cx);
+        } else if self.snd.unsent == 0 {
+            // Everything sent is acknowledged and the window is closed: an old number draws an answer.
+            self.snd.probes = self.snd.probes.saturating_add(1);
+            let seq = self.snd.snd_una - 1;
+            self.transmit(cx, seq, TcpFlags::ACK, &[]);
+        } else {
+            self.snd.backoff = self.snd.backoff.saturating_add(1);
+            self.snd.ssthresh = (self.snd.cwnd / 2).max(2);
+            self.snd.cwnd = 1;
+            cx.count(Counter::TcpExtTCPTimeouts);
+            self.retransmit_first(cx);
+        }
+        self.rearm(cx);
+    }
+
+    /// Gives the memory of everything unsent or unacknowledged back.
+    pub(crate) fn purge_send(&mut self, cx: &mut Cx<'_>) {
+        for s in core::mem::take(&mut self.snd.queue) {
+            self.mem.refund_send(&mut cx.mem(), s.truesize);
+        }
+        self.snd.unsent = 0;
+        self.set_timer(Timer::Retransmit, None);
+    }
+}

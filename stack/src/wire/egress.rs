@@ -1,0 +1,305 @@
+//! From what the stack wants to say to bytes: TCP segments and the IP packets around them.
+//!
+//! Answers to Linux 6.18 `__tcp_transmit_skb` (header fields), `tcp_options_write` (through [`OutOptions`]),
+//! `ip_build_and_send_pkt`, `tcp_v4_send_reset`; RFC 9293 §3.1 and §3.10.7.1.
+//!
+//! Every packet leaves unfragmentable (IPv4: DF set). The IPv4 identification is the caller's choice and 0 by default:
+//! RFC 6864 §4.1 lets it be anything on an atomic datagram, Linux sends 0 on a SYN-ACK, and a constant does not keep
+//! the receiver from merging segments. IPv6 flow labels are 0.
+
+use core::net::{IpAddr, SocketAddr};
+
+use arrayvec::ArrayVec;
+use bytes::{BufMut, Bytes, BytesMut};
+use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, Ipv6Packet};
+
+use super::{
+    Link, OutOptions, TcpFlags, TcpSegment, checksum, ingress::ETHERNET_HEADER_LEN,
+    options::MAX_OPTION_BYTES, patch, share,
+};
+use crate::units::Seq;
+
+/// Why something cannot be put on the wire. Always the caller's doing, never the peer's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EgressError {
+    /// Source and destination are of different IP versions.
+    #[error("source and destination are of different IP versions")]
+    MixedFamilies,
+    /// The packet does not fit the IP length field.
+    #[error("packet of {len} bytes does not fit an IP length field")]
+    TooLong {
+        /// Bytes behind the IP header.
+        len: usize,
+    },
+}
+
+/// A TCP segment to send; [`SegmentOut::new`] makes one to fill in.
+#[derive(Clone, Debug)]
+pub struct SegmentOut<'a> {
+    /// Us.
+    pub src: SocketAddr,
+    /// The peer.
+    pub dst: SocketAddr,
+    /// Sequence number of the first payload byte, or of the SYN.
+    pub seq: Seq,
+    /// Acknowledgment number; written as it is, ACK flag or not.
+    pub ack: Seq,
+    /// Control bits.
+    pub flags: TcpFlags,
+    /// The window field, scaled already.
+    pub window: u16,
+    /// The urgent pointer.
+    pub urgent: u16,
+    /// Options.
+    pub options: OutOptions,
+    /// Payload, in as many pieces as it lies in.
+    pub payload: &'a [Bytes],
+    /// TOS byte or traffic class, ECN bits included.
+    pub ds_field: u8,
+    /// TTL or hop limit.
+    pub ttl: u8,
+    /// IPv4 identification; unused with IPv6.
+    pub ip_id: u16,
+}
+
+impl SegmentOut<'_> {
+    /// A segment without flags, options and payload.
+    #[must_use]
+    pub fn new(src: SocketAddr, dst: SocketAddr) -> Self {
+        SegmentOut {
+            src,
+            dst,
+            seq: Seq(0),
+            ack: Seq(0),
+            flags: TcpFlags::empty(),
+            window: 0,
+            urgent: 0,
+            options: OutOptions::default(),
+            payload: &[],
+            ds_field: 0,
+            ttl: DEFAULT_TTL,
+            ip_id: 0,
+        }
+    }
+
+    /// The IP packet.
+    ///
+    /// # Errors
+    ///
+    /// [`EgressError`] if it cannot be one.
+    pub fn build(&self) -> Result<IpPacket, EgressError> {
+        let options = self.options.to_bytes();
+        let payload_len = self.payload.iter().map(Bytes::len).fold(0usize, usize::saturating_add);
+        let spec = IpSpec {
+            src: self.src.ip(),
+            dst: self.dst.ip(),
+            protocol: IpProtocol::Tcp.into(),
+            ds_field: self.ds_field,
+            ttl: self.ttl,
+            ip_id: self.ip_id,
+        };
+        let header = tcp_header(self, &options);
+        let mut packet = spec.start(payload_len.saturating_add(header.len()))?;
+        packet.buf.put_slice(&header);
+        for piece in self.payload {
+            packet.buf.put_slice(piece);
+        }
+        packet.fill_checksum(&spec, TCP_CHECKSUM_AT);
+        Ok(packet)
+    }
+}
+
+/// The answer to a segment that no socket wants, or `None` if it gets none.
+///
+/// RFC 9293 §3.10.7.1: never answer a RST with a RST; one with an ACK gets a RST at the number it acknowledges, one
+/// without gets a RST at zero that acknowledges it. Linux 6.18 `tcp_v4_send_reset` keeps the TOS without its ECN bits.
+#[must_use]
+pub fn reset_for(segment: &TcpSegment) -> Option<SegmentOut<'static>> {
+    if segment.flags.contains(TcpFlags::RST) {
+        return None;
+    }
+    let mut reset = SegmentOut::new(segment.dst, segment.src);
+    reset.ds_field = segment.ds_field & !ECN_BITS;
+    if segment.flags.contains(TcpFlags::ACK) {
+        reset.seq = segment.ack;
+        reset.flags = TcpFlags::RST;
+    } else {
+        reset.ack = segment.end_seq();
+        reset.flags = TcpFlags::RST | TcpFlags::ACK;
+    }
+    Some(reset)
+}
+
+/// A finished IP packet with room in front for an Ethernet header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IpPacket {
+    /// [`ETHERNET_HEADER_LEN`] bytes of room, then the packet.
+    buf: BytesMut,
+    dst: IpAddr,
+    tag: u64,
+}
+
+impl IpPacket {
+    /// Where it goes.
+    #[must_use]
+    pub fn dst(&self) -> IpAddr {
+        self.dst
+    }
+
+    /// The packet, from the IP header on.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        self.buf.get(ETHERNET_HEADER_LEN..).unwrap_or_default()
+    }
+
+    /// A number of the caller's that stays with the packet until it leaves; 0 unless set.
+    #[must_use]
+    pub fn tag(&self) -> u64 {
+        self.tag
+    }
+
+    /// Sets the number that stays with the packet.
+    #[must_use]
+    pub fn with_tag(mut self, tag: u64) -> Self {
+        self.tag = tag;
+        self
+    }
+
+    /// The frame: with an Ethernet header if there is a link, bare otherwise.
+    #[must_use]
+    pub fn into_frame(mut self, link: Option<Link>) -> Bytes {
+        let Some(link) = link else {
+            let buf = self.buf.freeze();
+            return share(&buf, ETHERNET_HEADER_LEN, buf.len()).unwrap_or_default();
+        };
+        let ethertype = if self.dst.is_ipv4() { EthernetProtocol::Ipv4 } else { EthernetProtocol::Ipv6 };
+        ethernet_header(&mut self.buf, link, ethertype);
+        self.buf.freeze()
+    }
+
+    /// Puts the checksum over everything behind the IP header at `at`, counted from there.
+    pub(super) fn fill_checksum(&mut self, spec: &IpSpec, at: usize) {
+        let Some(body) = self.buf.get_mut(ETHERNET_HEADER_LEN + spec.header_len()..) else { return };
+        patch(body, at, 0);
+        let sum = checksum::transport(spec.src, spec.dst, spec.protocol, body);
+        patch(body, at, !sum);
+    }
+}
+
+/// What an IP header says.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct IpSpec {
+    pub(crate) src: IpAddr,
+    pub(crate) dst: IpAddr,
+    pub(crate) protocol: u8,
+    pub(crate) ds_field: u8,
+    pub(crate) ttl: u8,
+    pub(crate) ip_id: u16,
+}
+
+impl IpSpec {
+    fn header_len(&self) -> usize {
+        if self.src.is_ipv4() { IPV4_HEADER_LEN } else { IPV6_HEADER_LEN }
+    }
+
+    /// A packet with everything but its `len` bytes of body.
+    pub(super) fn start(&self, len: usize) -> Result<IpPacket, EgressError> {
+        let too_long = EgressError::TooLong { len };
+        let mut buf = BytesMut::new();
+        let room = |buf: &mut BytesMut, header: usize| {
+            buf.reserve(ETHERNET_HEADER_LEN + header + len);
+            buf.put_bytes(0, ETHERNET_HEADER_LEN);
+        };
+        match (self.src, self.dst) {
+            (IpAddr::V4(src), IpAddr::V4(dst)) => {
+                let total = len.checked_add(IPV4_HEADER_LEN).ok_or(too_long)?;
+                let total = u16::try_from(total).map_err(|_| too_long)?;
+                let mut header = [0; IPV4_HEADER_LEN];
+                let mut view = Ipv4Packet::new_unchecked(&mut header);
+                view.set_version(4);
+                view.set_header_len(20);
+                view.set_dscp(self.ds_field >> 2);
+                view.set_ecn(self.ds_field & ECN_BITS);
+                view.set_total_len(total);
+                view.set_ident(self.ip_id);
+                view.set_dont_frag(true);
+                view.set_hop_limit(self.ttl);
+                view.set_next_header(self.protocol.into());
+                view.set_src_addr(src);
+                view.set_dst_addr(dst);
+                view.fill_checksum();
+                room(&mut buf, header.len());
+                buf.put_slice(&header);
+            }
+            (IpAddr::V6(src), IpAddr::V6(dst)) => {
+                let len = u16::try_from(len).map_err(|_| too_long)?;
+                let mut header = [0; IPV6_HEADER_LEN];
+                let mut view = Ipv6Packet::new_unchecked(&mut header);
+                view.set_version(6);
+                view.set_traffic_class(self.ds_field);
+                view.set_payload_len(len);
+                view.set_next_header(self.protocol.into());
+                view.set_hop_limit(self.ttl);
+                view.set_src_addr(src);
+                view.set_dst_addr(dst);
+                room(&mut buf, header.len());
+                buf.put_slice(&header);
+            }
+            _ => return Err(EgressError::MixedFamilies),
+        }
+        Ok(IpPacket { buf, dst: self.dst, tag: 0 })
+    }
+
+    /// A packet around `body`.
+    pub(crate) fn around(&self, body: &[u8]) -> Result<IpPacket, EgressError> {
+        let mut packet = self.start(body.len())?;
+        packet.buf.put_slice(body);
+        Ok(packet)
+    }
+}
+
+/// An Ethernet frame around `body`.
+pub(super) fn ethernet(link: Link, ethertype: EthernetProtocol, body: &[u8]) -> Bytes {
+    let mut buf = BytesMut::with_capacity(ETHERNET_HEADER_LEN + body.len());
+    buf.put_bytes(0, ETHERNET_HEADER_LEN);
+    ethernet_header(&mut buf, link, ethertype);
+    buf.put_slice(body);
+    buf.freeze()
+}
+
+fn ethernet_header(buf: &mut [u8], link: Link, ethertype: EthernetProtocol) {
+    if let Ok(mut view) = EthernetFrame::new_checked(buf) {
+        view.set_src_addr(EthernetAddress(link.src.0));
+        view.set_dst_addr(EthernetAddress(link.dst.0));
+        view.set_ethertype(ethertype);
+    }
+}
+
+/// The header with a checksum of zero.
+pub(super) fn tcp_header(segment: &SegmentOut<'_>, options: &[u8]) -> ArrayVec<u8, MAX_TCP_HEADER_LEN> {
+    let words = 5 + u16::try_from(options.len() / 4).unwrap_or(0);
+    let mut header = ArrayVec::new();
+    for part in [
+        &segment.src.port().to_be_bytes()[..],
+        &segment.dst.port().to_be_bytes(),
+        &segment.seq.0.to_be_bytes(),
+        &segment.ack.0.to_be_bytes(),
+        &(words << 12 | segment.flags.bits() & 0x0fff).to_be_bytes(),
+        &segment.window.to_be_bytes(),
+        &[0, 0],
+        &segment.urgent.to_be_bytes(),
+        options,
+    ] {
+        // Cannot fail: 20 bytes and at most 40 of options.
+        let _ = header.try_extend_from_slice(part);
+    }
+    header
+}
+
+pub(super) const DEFAULT_TTL: u8 = 64;
+pub(super) const TCP_CHECKSUM_AT: usize = 16;
+pub(super) const MAX_TCP_HEADER_LEN: usize = 20 + MAX_OPTION_BYTES;
+const IPV4_HEADER_LEN: usize = 20;
+const IPV6_HEADER_LEN: usize = 40;
+const ECN_BITS: u8 = 3;

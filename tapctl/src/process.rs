@@ -1,0 +1,38 @@
+//! Child processes that cannot outlive what they were started for.
+
+use std::io;
+use std::process::{Command, ExitStatus};
+
+use crate::sys;
+
+/// Makes the command be killed when the *thread* that spawns it ends, however it ends (`PR_SET_PDEATHSIG`).
+///
+/// Spawn from a thread that lives as long as the command should: not through
+/// [`crate::netns::PrivateNet::spawn`], whose thread ends at once. Grandchildren are not covered; for those
+/// see [`next_child_is_init`].
+pub fn die_with_parent(command: &mut Command) -> &mut Command {
+    sys::die_with_parent(command);
+    command
+}
+
+/// Makes the next child of this process the init of a new PID namespace: when it ends, the kernel kills every
+/// descendant it still has, daemons included. Needs CAP_SYS_ADMIN in the user namespace.
+///
+/// As init the child ignores signals it has no handler for, so start something small that starts the rest.
+pub fn next_child_is_init() -> io::Result<()> {
+    sys::unshare(libc::CLONE_NEWPID)
+}
+
+/// Ignores Ctrl-C and Ctrl-\ in this process, so that a child in the same terminal can end in its own way.
+/// Children started later inherit this.
+pub fn ignore_interrupts() {
+    sys::ignore_signal(libc::SIGINT);
+    sys::ignore_signal(libc::SIGQUIT);
+}
+
+/// The number a shell would report: the exit code, or 128 and the signal.
+pub fn shell_code(status: ExitStatus) -> u8 {
+    use std::os::unix::process::ExitStatusExt as _;
+    let code = status.code().or_else(|| status.signal().map(|signal| signal.saturating_add(128)));
+    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
+}

@@ -1,0 +1,1 @@
+//! Whole-run tests of Rightedge: what they share.
