@@ -1,1 +1,29 @@
-//! Harness library.
+//! The program people run: scenarios, kernel and model senders, the run loop, and everything that shows what happened.
+//!
+//! | module | one line |
+//! |---|---|
+//! | [`cli`], [`commands`] | what can be typed, and what it does |
+//! | [`scenario`] | experiments as data files |
+//! | [`run`] | a scenario under policies: wire, loop, figures, report |
+//! | [`link`] | delay, rate, loss and reordering between sender and stack |
+//! | [`sender`] | the kernel's TCP and the model sender |
+//! | [`record`] | the run directory |
+//! | [`observer`] | a second pair of eyes on the wire that shares no parser with the stack |
+//! | [`explain`] | why a packet carried its window, in words |
+//! | [`chart`], [`views`] | pictures and tables |
+//! | [`doctor`] | what this machine can do |
+#![forbid(unsafe_code)]
+
+#[cfg(feature = "charts")]
+pub mod chart;
+pub mod cli;
+pub mod commands;
+pub mod doctor;
+pub mod explain;
+pub mod link;
+pub mod observer;
+pub mod record;
+pub mod run;
+pub mod scenario;
+pub mod sender;
+pub mod views;

@@ -199,6 +199,8 @@ pub struct WindowChoice {
     pub rcv_nxt: Seq,
     /// What was left of the window offered before (`tcp_receive_window`).
     pub old_window: u32,
+    /// rcv_wnd as stored at the last advertisement.
+    pub old_rcv_wnd: u32,
     /// The no-shrink rule kept the old right edge although less was wanted.
     pub edge_kept: bool,
     /// The new rcv_wnd.

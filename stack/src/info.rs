@@ -129,6 +129,18 @@ pub struct Info {
     pub quick: u8,
     /// Header prediction is on.
     pub predicting: bool,
+    /// Segments merged into a queued one.
+    pub coalesced: u32,
+    /// Times a queue was rewritten by a collapse.
+    pub collapses: u32,
+    /// Times memory ran out (`tcp_prune_queue` was entered).
+    pub prunes: u32,
+    /// Times the clamp raised sk_rcvbuf or cut rcv_ssthresh.
+    pub clamps: u32,
+    /// Segments dropped for want of memory.
+    pub memory_drops: u32,
+    /// Segments dropped because of where the window's edge was.
+    pub window_drops: u32,
 }
 
 impl Info {
@@ -173,6 +185,12 @@ impl Info {
             wscale: t.opts.wscale,
             quick: t.ack.quick,
             predicting: t.pred.is_some(),
+            coalesced: t.stats.coalesced,
+            collapses: t.stats.collapses,
+            prunes: t.stats.prunes,
+            clamps: t.stats.clamps,
+            memory_drops: t.stats.memory_drops,
+            window_drops: t.stats.window_drops,
         }
     }
 }

@@ -149,7 +149,7 @@ pub fn layout(driver: Driver, profile: &Profile, shape: &FrameShape) -> Layout {
         Driver::TapAlloc | Driver::TapVnet => tun_alloc(profile, shape, build.net_ip_align),
         Driver::Tun => tun_alloc(profile, shape, 0),
         Driver::NapiFrags => {
-            let (end, ts) = napi_head(profile, 256);
+            let (end, ts) = napi_head(profile, build.max_header + 128);
             split(end, ts + shape.payload, shape, frags_of(shape.payload, PAGE))
         }
         Driver::HalfPage => page_head(build, shape, 2048),

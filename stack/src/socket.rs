@@ -117,3 +117,18 @@ pub enum Event {
     /// The connection is over, with an error or without.
     Closed(SocketId, Option<SocketError>),
 }
+
+impl Event {
+    /// The socket it is about.
+    #[must_use]
+    pub fn socket(self) -> SocketId {
+        match self {
+            Event::Acceptable(id)
+            | Event::Connected(id)
+            | Event::Readable(id)
+            | Event::Writable(id)
+            | Event::PeerClosed(id)
+            | Event::Closed(id, _) => id,
+        }
+    }
+}

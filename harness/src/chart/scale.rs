@@ -23,7 +23,6 @@ pub(super) fn bytes(most: f64, ticks: usize) -> (Scale, Vec<f64>) {
     while most / step > ticks as f64 {
         step *= 2.0;
     }
-    // Three ticks or fewer tell little: a step of one and a half finer powers fills the gap (96 KiB, 1.5 MiB).
     let n = (most / step).ceil();
     let high = (n * step).max(most * 1.02);
     (Scale { low: 0.0, high }, steps(0.0, high, step))

@@ -83,7 +83,9 @@ pub enum LinkSpecError {
         dir: &'static str,
     },
     /// A key that is not known.
-    #[error("link: {dir}: unknown key `{key}`; use delay, jitter, rate, queue, loss, lose, reorder, dup or corrupt")]
+    #[error(
+        "link: {dir}: unknown key `{key}`; use delay, jitter, rate, queue, loss, lose, reorder, dup or corrupt"
+    )]
     Key {
         /// The direction.
         dir: &'static str,

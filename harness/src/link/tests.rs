@@ -60,10 +60,7 @@ fn other_knobs_do_not_change_which_packets_are_lost() {
         for i in 0..500u64 {
             l.push(Instant::from_millis(i), Dir::Down, frame(i, 100), Meta::default());
         }
-        l.drain_events()
-            .filter(|e| matches!(e.fate, Fate::Drop { .. }))
-            .map(|e| e.number)
-            .collect::<Vec<_>>()
+        l.drain_events().filter(|e| matches!(e.fate, Fate::Drop { .. })).map(|e| e.number).collect::<Vec<_>>()
     };
     assert_eq!(lost(""), lost(",jitter=4ms,dup=0.5,reorder=0.5/9ms,corrupt=0.3"));
 }
@@ -185,7 +182,8 @@ fn memory_is_bounded() {
 
 #[test]
 fn specifications_read_back_as_written() {
-    let text = "down:delay=50ms,rate=100mbit,queue=256KiB,loss=0.01,reorder=0.1/5ms,dup=0.001;up:delay=50ms;seed=7";
+    let text =
+        "down:delay=50ms,rate=100mbit,queue=256KiB,loss=0.01,reorder=0.1/5ms,dup=0.001;up:delay=50ms;seed=7";
     let spec = LinkSpec::parse(text).unwrap();
     assert_eq!(spec.rtt(), Duration::from_millis(100));
     assert_eq!(spec.down.queue, Some(QueueLimit::Bytes(262_144)));

@@ -56,7 +56,8 @@ pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
 /// # Errors
 /// When the text is no number with a known unit, is negative, or does not fit 64 bits.
 pub fn parse_size(text: &str) -> Result<u64, UnitError> {
-    let error = |why: &str, fix: String| UnitError { kind: "size", value: text.to_owned(), why: why.to_owned(), fix };
+    let error =
+        |why: &str, fix: String| UnitError { kind: "size", value: text.to_owned(), why: why.to_owned(), fix };
     let example = || "bytes, or a number with KiB, MiB or GiB, such as 65536 or 64KiB".to_owned();
     let (number, unit) = split_number(text);
     let factor: u64 = match unit {
@@ -173,7 +174,9 @@ impl<'de> Deserialize<'de> for Size {
                 parse_size(v).map(Size).map_err(E::custom)
             }
             fn visit_i64<E: de::Error>(self, v: i64) -> Result<Size, E> {
-                u64::try_from(v).map(Size).map_err(|_| E::custom(format!("a size cannot be negative ({v}); write 0 or more")))
+                u64::try_from(v)
+                    .map(Size)
+                    .map_err(|_| E::custom(format!("a size cannot be negative ({v}); write 0 or more")))
             }
             fn visit_u64<E: de::Error>(self, v: u64) -> Result<Size, E> {
                 Ok(Size(v))
@@ -232,12 +235,29 @@ mod tests {
 
     #[test]
     fn sizes_are_binary_or_decimal_and_never_ambiguous() {
-        for (text, bytes) in [("0", 0), ("4096", 4096), ("64KiB", 65536), ("256 MiB", 1 << 28), ("1.5MiB", 3 << 19), ("2kB", 2000)] {
+        for (text, bytes) in [
+            ("0", 0),
+            ("4096", 4096),
+            ("64KiB", 65536),
+            ("256 MiB", 1 << 28),
+            ("1.5MiB", 3 << 19),
+            ("2kB", 2000),
+        ] {
             assert_eq!(parse_size(text), Ok(bytes), "{text}");
         }
         let e = parse_size("64K").unwrap_err().to_string();
         assert!(e.contains("64KiB or 64kB"), "{e}");
-        for bad in ["", "KiB", "-1", "1.0001KiB", "99999999999999999999", "18446744073709551615KiB", "1..5MiB", "5 apples", "1.MiB"] {
+        for bad in [
+            "",
+            "KiB",
+            "-1",
+            "1.0001KiB",
+            "99999999999999999999",
+            "18446744073709551615KiB",
+            "1..5MiB",
+            "5 apples",
+            "1.MiB",
+        ] {
             assert!(parse_size(bad).is_err(), "{bad}");
         }
         assert_eq!(Size(8 << 20).to_string(), "8MiB");

@@ -254,7 +254,16 @@ impl KernelSender {
             }
         };
         let start = Instant::now();
-        let worker = Worker { accepted: 0, listener, conns, hooks, start, next_sample: start, shared: shared.clone(), cfg };
+        let worker = Worker {
+            accepted: 0,
+            listener,
+            conns,
+            hooks,
+            start,
+            next_sample: start,
+            shared: shared.clone(),
+            cfg,
+        };
         let thread = std::thread::Builder::new()
             .name("kernel-sender".to_owned())
             .spawn(move || worker.run())
@@ -420,7 +429,9 @@ impl Worker {
                         self.listener = None;
                     }
                 }
-                Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => return,
+                Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                    return;
+                }
                 Err(e) => {
                     lock(&self.shared.stats).error.get_or_insert(format!("accept: {}", errno_name(&e)));
                     return;
@@ -431,7 +442,9 @@ impl Worker {
 
     fn sample(&mut self, now: Instant) {
         let every = self.cfg.sample_every;
-        let Some(read) = self.hooks.sample.filter(|_| !every.is_zero() && now >= self.next_sample) else { return };
+        let Some(read) = self.hooks.sample.filter(|_| !every.is_zero() && now >= self.next_sample) else {
+            return;
+        };
         self.next_sample = now + every;
         let at = u64::try_from(now.duration_since(self.start).as_nanos()).unwrap_or(u64::MAX);
         let mut samples = lock(&self.shared.samples);
@@ -526,19 +539,21 @@ fn socket(addr: SocketAddr) -> io::Result<OwnedFd> {
 
 /// Before listen or connect, so that MSS and buffers take part in the handshake; accepted sockets inherit them.
 fn set_options(fd: BorrowedFd<'_>, cfg: &KernelConfig, hooks: KernelHooks) -> Result<(), KernelSenderError> {
-    let fail = |name, value: String, source: io::Error, fix| KernelSenderError::Option { name, value, source, fix };
-    sockopt::set_tcp_nodelay(fd, cfg.nodelay)
-        .map_err(|e| fail("TCP_NODELAY", cfg.nodelay.to_string(), e.into(), "report this: it is a plain flag"))?;
+    let fail =
+        |name, value: String, source: io::Error, fix| KernelSenderError::Option { name, value, source, fix };
+    sockopt::set_tcp_nodelay(fd, cfg.nodelay).map_err(|e| {
+        fail("TCP_NODELAY", cfg.nodelay.to_string(), e.into(), "report this: it is a plain flag")
+    })?;
     if let Some(name) = &cfg.congestion {
         sockopt::set_tcp_congestion(fd, name).map_err(|e| {
-            let fix = "choose one of /proc/sys/net/ipv4/tcp_allowed_congestion_control, such as reno or cubic";
+            let fix =
+                "choose one of /proc/sys/net/ipv4/tcp_allowed_congestion_control, such as reno or cubic";
             fail("TCP_CONGESTION", name.clone(), e.into(), fix)
         })?;
     }
     if let Some(bytes) = cfg.sndbuf {
-        sockopt::set_socket_send_buffer_size(fd, bytes as usize).map_err(|e| {
-            fail("SO_SNDBUF", bytes.to_string(), e.into(), "give at most net.core.wmem_max")
-        })?;
+        sockopt::set_socket_send_buffer_size(fd, bytes as usize)
+            .map_err(|e| fail("SO_SNDBUF", bytes.to_string(), e.into(), "give at most net.core.wmem_max"))?;
     }
     let hooked = [
         ("TCP_MAXSEG", cfg.maxseg.map(TcpOption::MaxSeg), "give 88 to 32767"),

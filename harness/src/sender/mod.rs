@@ -116,7 +116,13 @@ mod tests {
     #[test]
     fn write_sizes_go_round() {
         let mut w = WriteSizes::new(&[1, 0, 5]);
-        let got: Vec<u32> = (0..4).map(|_| { let s = w.peek(); w.advance(); s }).collect();
+        let got: Vec<u32> = (0..4)
+            .map(|_| {
+                let s = w.peek();
+                w.advance();
+                s
+            })
+            .collect();
         assert_eq!(got, [1, 5, 1, 5]);
         assert_eq!(WriteSizes::new(&[]).peek(), 1448);
     }

@@ -96,6 +96,10 @@ pub struct StackConfig {
     pub sysctls: Sysctls,
     /// How arriving frames become memory.
     pub driver: Driver,
+    /// Charge every frame exactly this many bytes, whatever the driver model says.
+    pub truesize: Option<u32>,
+    /// Charge every frame so many bytes more.
+    pub truesize_extra: u32,
     /// The interface.
     pub iface: IfaceConfig,
     /// Largest IP packet, bytes, 576…65 535.
@@ -115,6 +119,8 @@ impl StackConfig {
             profile,
             sysctls,
             driver: Driver::TapBuild,
+            truesize: None,
+            truesize_extra: 0,
             iface: IfaceConfig::ethernet(mac, [Prefix::new(addr, prefix)]),
             mtu: 1500,
             route: Route::default(),
@@ -129,7 +135,11 @@ impl StackConfig {
         StackConfig { iface, driver: Driver::Tun, ..Self::ethernet(profile, MacAddr::default(), addr, prefix) }
     }
 
-    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+    /// Is every setting within its range?
+    ///
+    /// # Errors
+    /// Names the setting that is not.
+    pub fn check(&self) -> Result<(), ConfigError> {
         if !(576..=65_535).contains(&self.mtu) {
             return Err(ConfigError::Mtu(self.mtu));
         }

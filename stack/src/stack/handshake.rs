@@ -115,6 +115,8 @@ type Tuple = (SocketAddr, SocketAddr);
 #[derive(Default)]
 pub(crate) struct Requests {
     open: BTreeMap<Tuple, Request>,
+    /// How many each listener has: a flood at one does not close the others.
+    counts: BTreeMap<SocketId, usize>,
     timers: BTreeSet<(Instant, Tuple)>,
 }
 
@@ -128,17 +130,26 @@ impl Requests {
 
     fn insert(&mut self, tuple: Tuple, r: Request) {
         self.timers.insert((r.due, tuple));
+        *self.counts.entry(r.listener).or_default() += 1;
         self.open.insert(tuple, r);
+    }
+
+    fn of(&self, listener: SocketId) -> usize {
+        self.counts.get(&listener).copied().unwrap_or(0)
     }
 
     fn remove(&mut self, tuple: &Tuple) -> Option<Request> {
         let r = self.open.remove(tuple)?;
         self.timers.remove(&(r.due, *tuple));
+        if let Some(n) = self.counts.get_mut(&r.listener) {
+            *n = n.saturating_sub(1);
+        }
         Some(r)
     }
 
     pub(crate) fn forget_listener(&mut self, id: SocketId) {
         self.open.retain(|_, r| r.listener != id);
+        self.counts.remove(&id);
         let open = &self.open;
         self.timers.retain(|(_, tuple)| open.contains_key(tuple));
     }
@@ -167,6 +178,9 @@ impl Stack {
         if seg.flags.contains(TcpFlags::ACK) || !seg.flags.contains(TcpFlags::SYN) {
             return !seg.flags.contains(TcpFlags::ACK);
         }
+        if seg.flags.contains(TcpFlags::FIN) {
+            return true;
+        }
         let Some(generation) = self.sockets.get(index as usize).map(|e| e.generation) else { return false };
         self.on_syn(now, SocketId { index, generation }, tuple, &seg);
         true
@@ -179,7 +193,7 @@ impl Stack {
             Ok(Slot::Listener(l)) => l.ready.len(),
             _ => return,
         };
-        if waiting > limit || self.requests.open.len() > limit.max(1) {
+        if waiting > limit || self.requests.of(listener) > limit.max(1) {
             self.overflow(now, seg);
             return;
         }

@@ -1,5 +1,6 @@
 //! The stack: its interface, its sockets, its timers. Frames, time and calls in; frames, wake-ups and decisions out.
 
+mod audit;
 mod config;
 mod handshake;
 mod shared;
@@ -8,7 +9,7 @@ use core::net::SocketAddr;
 use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use slab::Slab;
 
 use self::handshake::{Listener, Requests};
@@ -39,6 +40,9 @@ pub struct Transmit {
     /// The number that decisions about it carry ([`Record::tx`]); 0 for ARP, ND, ICMP and RSTs without a socket.
     pub id: u64,
 }
+
+/// Wake-ups beyond a few for each socket that may wait before repetitions are dropped.
+const EVENTS: usize = 1024;
 
 /// What is behind a [`SocketId`].
 enum Slot {
@@ -112,7 +116,8 @@ impl Stack {
         self.shared.iface.poll_transmit().map(|o| Transmit { frame: o.frame, id: o.tag })
     }
 
-    /// The next wake-up.
+    /// The next wake-up. A wake-up says that something is so, not how often: accept, read and write until there is
+    /// nothing more. If nobody asks for long, repetitions and wake-ups of closed sockets are dropped.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.shared.events.pop_front()
     }
@@ -158,12 +163,13 @@ impl Stack {
         if let Some(&index) = self.by_tuple.get(&tuple) {
             let reuse = seg.flags.contains(TcpFlags::SYN)
                 && !seg.flags.intersects(TcpFlags::ACK | TcpFlags::RST)
-                && self.connection(index).is_some_and(|t| t.state == State::TimeWait && seg.seq.after(t.rcv_nxt));
+                && self.connection(index).is_some_and(|t| t.reusable(&seg));
             if !reuse {
                 self.with(now, index, |t, cx| t.on_segment(cx, seg));
                 return;
             }
-            self.remove(now, index);
+            // The addresses are free again; what the old connection received can still be read.
+            self.with(now, index, |t, cx| t.done(cx));
         }
         if self.on_handshake(now, seg.clone()) {
             return;
@@ -356,7 +362,8 @@ impl Stack {
             self.requests.forget_listener(id);
             self.sockets.try_remove(id.index as usize);
             for child in ready {
-                let _ = self.close(now, child);
+                // Nobody will ever speak for it: the peer is told at once (`inet_csk_listen_stop`).
+                let _ = self.abort(now, child);
             }
             return Ok(());
         }
@@ -574,6 +581,9 @@ impl Stack {
             Some(Entry { slot: Slot::Connection(t), .. }) => f(t, &mut Cx { now, shared: &mut self.shared }),
             _ => return None,
         };
+        if self.shared.events.len() > EVENTS + 8 * self.sockets.len() {
+            self.trim_events();
+        }
         let over = self.connection(index).is_some_and(|t| t.state == State::Closed && t.pending_close.closed);
         if over {
             self.remove(now, index);
@@ -583,8 +593,26 @@ impl Stack {
         Some(r)
     }
 
+    /// Leaves one wake-up of each kind for each socket there is.
+    fn trim_events(&mut self) {
+        let mut seen = FxHashSet::default();
+        let sockets = &self.sockets;
+        self.shared.events.retain(|event| {
+            let id = event.socket();
+            let exists = sockets.get(id.index as usize).is_some_and(|e| e.generation == id.generation);
+            exists && seen.insert((id, core::mem::discriminant(event)))
+        });
+    }
+
     fn reschedule(&mut self, index: u32) {
         let Some(Entry { slot: Slot::Connection(t), .. }) = self.sockets.get_mut(index as usize) else { return };
+        // A closed connection no longer answers for its addresses, whether or not a timer was running.
+        if t.state == State::Closed {
+            let tuple = (t.local, t.remote);
+            if self.by_tuple.get(&tuple) == Some(&index) {
+                self.by_tuple.remove(&tuple);
+            }
+        }
         let next = t.next_timer();
         if t.scheduled == next {
             return;
@@ -596,13 +624,6 @@ impl Stack {
             self.timers.insert((new, index));
         }
         t.scheduled = next;
-        // A closed connection no longer answers for its addresses.
-        if t.state == State::Closed {
-            let tuple = (t.local, t.remote);
-            if self.by_tuple.get(&tuple) == Some(&index) {
-                self.by_tuple.remove(&tuple);
-            }
-        }
     }
 
     fn remove(&mut self, now: Instant, index: u32) {

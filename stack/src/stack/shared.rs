@@ -11,7 +11,7 @@ use crate::{
     iface::Iface,
     log::Log,
     mem::GlobalMem,
-    nic::Driver,
+    nic::{self, Driver, FrameShape, Layout},
     profile::Profile,
     sysctl::Sysctls,
     time::{Instant, Tick},
@@ -24,6 +24,8 @@ pub(crate) struct Shared {
     pub(crate) sysctl: Sysctls,
     pub(crate) tick: Tick,
     pub(crate) driver: Driver,
+    truesize: Option<u32>,
+    truesize_extra: u32,
     pub(crate) mtu: u32,
     pub(crate) route: Route,
     pub(crate) mem: GlobalMem,
@@ -41,13 +43,15 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(config: StackConfig) -> Result<Self, ConfigError> {
         config.check()?;
-        let StackConfig { profile, sysctls, driver, iface, mtu, route, seed } = config;
+        let StackConfig { profile, sysctls, driver, truesize, truesize_extra, iface, mtu, route, seed } = config;
         let mtu = if route.mtu > 0 { mtu.min(route.mtu) } else { mtu };
         Ok(Shared {
             tick: profile.build.tick(),
             profile,
             sysctl: sysctls,
             driver,
+            truesize,
+            truesize_extra,
             mtu,
             route,
             mem: GlobalMem::default(),
@@ -65,6 +69,13 @@ impl Shared {
 
     pub(crate) fn medium(&self) -> Medium {
         self.medium
+    }
+
+    /// What a frame of this shape becomes in memory.
+    pub(crate) fn layout(&self, shape: &FrameShape) -> Layout {
+        let mut layout = nic::layout(self.driver, &self.profile, shape);
+        layout.truesize = self.truesize.unwrap_or(layout.truesize).saturating_add(self.truesize_extra);
+        layout
     }
 
     /// Hands a finished segment to the interface.

@@ -449,6 +449,7 @@ impl Tcb {
                 limit: raw.limit,
                 rcv_nxt: self.rcv_nxt,
                 old_window,
+                old_rcv_wnd,
                 edge_kept: offer.edge_kept,
                 rcv_wnd: offer.rcv_wnd,
                 field: offer.field,

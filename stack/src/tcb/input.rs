@@ -7,7 +7,7 @@ use super::{Cx, State, Tcb};
 use crate::{
     counters::Counter,
     decision::{AckNow, Decision, DropReason},
-    nic::{self, FrameShape},
+    nic::FrameShape,
     profile::{Acceptance, PawsOldAck},
     skb::Skb,
     units::Seq,
@@ -33,7 +33,7 @@ impl Tcb {
             payload: seg.payload_len(),
             vnet_hdr_len: u32::from(seg.meta.hdr_len),
         };
-        let layout = nic::layout(cx.shared.driver, &cx.shared.profile, &shape);
+        let layout = cx.shared.layout(&shape);
         // A tiny payload must not keep a whole frame alive.
         let payload = if seg.payload.len() <= 256 {
             bytes::Bytes::copy_from_slice(&seg.payload)
@@ -397,6 +397,11 @@ impl Tcb {
 
     /// Data that came with the ACK that completed the handshake.
     pub(crate) fn data_after_handshake(&mut self, cx: &mut Cx<'_>, seg: &TcpSegment) {
+        // The SYN was counted by nobody yet: the connection begins with one segment received.
+        self.stats.segs_in = 1 + u32::from(seg.gso_segs.max(1));
+        if !seg.payload.is_empty() {
+            self.stats.data_segs_in = u32::from(seg.gso_segs.max(1));
+        }
         let skb = Self::build_skb(cx, seg);
         if skb.seq == skb.end_seq {
             return;

@@ -243,6 +243,12 @@ pub(crate) struct Stats {
     pub(crate) bytes_acked: u64,
     pub(crate) bytes_sent: u64,
     pub(crate) total_retrans: u32,
+    pub(crate) coalesced: u32,
+    pub(crate) collapses: u32,
+    pub(crate) prunes: u32,
+    pub(crate) clamps: u32,
+    pub(crate) memory_drops: u32,
+    pub(crate) window_drops: u32,
 }
 
 impl Tcb {
@@ -273,6 +279,16 @@ impl Tcb {
     /// A received segment is thrown away: the socket's drop count grows by the segments it stands for.
     pub(crate) fn drop_skb(&mut self, cx: &mut Cx<'_>, skb: &Skb, reason: DropReason) {
         self.mem.sk_drops = self.mem.sk_drops.wrapping_add(skb.segments());
+        match reason {
+            DropReason::RcvQueueFull
+            | DropReason::OfoNoMemory
+            | DropReason::OfoPruned
+            | DropReason::BacklogFull => self.stats.memory_drops += 1,
+            DropReason::ZeroWindow | DropReason::BeyondWindow | DropReason::OverWindow => {
+                self.stats.window_drops += 1;
+            }
+            _ => {}
+        }
         self.note_drop(cx, reason, skb.seq, skb.len);
     }
 

@@ -78,6 +78,7 @@ impl Tcb {
             return false;
         }
         cx.count(Counter::TcpExtPruneCalled);
+        self.stats.prunes = self.stats.prunes.wrapping_add(1);
         let (sk_rmem_alloc, sk_rcvbuf) = (self.mem.sk_rmem_alloc, self.mem.sk_rcvbuf);
         self.decide(cx, || Decision::PruneCalled { sk_rmem_alloc, sk_rcvbuf, asked: want.truesize });
         let full = match entry {
@@ -131,6 +132,14 @@ impl Tcb {
         false
     }
 
+    fn note_work(&mut self, cx: &mut Cx<'_>, queue: QueueKind, work: &Work, before: i32) {
+        let outcome = work.outcome();
+        if outcome == CollapseOutcome::Rewritten {
+            self.stats.collapses = self.stats.collapses.wrapping_add(1);
+        }
+        self.note_collapse(cx, queue, outcome, work, before);
+    }
+
     fn note_collapse(&self, cx: &mut Cx<'_>, queue: QueueKind, outcome: CollapseOutcome, work: &Work, before: i32) {
         let (freed, made, copied, sk_rmem_alloc) = (work.freed, work.made, work.copied, self.mem.sk_rmem_alloc);
         self.decide(cx, || Decision::Collapsed {
@@ -162,6 +171,9 @@ impl Tcb {
         }
         let (sk_rcvbuf, sk_rmem_alloc, rcv_ssthresh) =
             (self.mem.sk_rcvbuf, self.mem.sk_rmem_alloc, self.win.rcv_ssthresh);
+        if sk_rcvbuf != before || rcv_ssthresh != ssthresh_before {
+            self.stats.clamps = self.stats.clamps.wrapping_add(1);
+        }
         self.decide(cx, || Decision::Clamped {
             sk_rcvbuf_before: before,
             sk_rcvbuf,
@@ -180,8 +192,7 @@ impl Tcb {
         let list = core::mem::take(&mut self.queue);
         let (list, work) = self.rewrite(cx, list, rule, self.copied_seq, self.rcv_nxt);
         self.queue = list;
-        let outcome = work.outcome();
-        self.note_collapse(cx, QueueKind::Receive, outcome, &work, before);
+        self.note_work(cx, QueueKind::Receive, &work, before);
     }
 
     /// Ranges without holes are collapsed one by one; many small ranges that would gain nothing end the attempt.
@@ -215,8 +226,7 @@ impl Tcb {
         }
         done.append(&mut rest);
         self.ofo = done;
-        let outcome = total.outcome();
-        self.note_collapse(cx, QueueKind::OutOfOrder, outcome, &total, before);
+        self.note_work(cx, QueueKind::OutOfOrder, &total, before);
     }
 
     /// `tcp_collapse`: rewrites a list into tight buffers from the first place where it pays.

@@ -59,6 +59,7 @@ impl Tcb {
             None => false,
         };
         self.advance_rcv_nxt(end_seq);
+        self.stats.coalesced += u32::from(joined);
         if joined {
             return seen;
         }
@@ -193,6 +194,7 @@ impl Tcb {
                 None => false,
             };
             self.advance_rcv_nxt(end_seq);
+            self.stats.coalesced += u32::from(joined);
             if joined {
                 // It was charged in full when it was queued out of order.
                 self.mem.refund(&mut cx.mem(), truesize);
@@ -319,6 +321,7 @@ impl Tcb {
         if !coalesce(cx, &mut self.mem, self.id, QueueKind::OutOfOrder, to, skb) {
             return false;
         }
+        self.stats.coalesced += 1;
         self.ofo_bytes += u64::from(seen.len);
         if self.opts.sack {
             self.grow_ssthresh(cx, &seen, Truesize::Adjusted);

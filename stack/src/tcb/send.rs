@@ -54,7 +54,12 @@ pub(crate) struct SendState {
     ssthresh: u32,
     dup_acks: u8,
     pub(crate) backoff: u8,
+    /// Probes of a closed window that were not answered.
     probes: u8,
+    /// Doublings of the time between probes: an answer that keeps the window closed does not end them.
+    probe_backoff: u8,
+    /// A write was cut short: the application wants to know when there is room.
+    blocked: bool,
     first_failure: Option<Instant>,
     /// Smoothed round trip, µs times eight; 0 for none.
     pub(crate) srtt_us8: u32,
@@ -88,6 +93,8 @@ impl SendState {
             dup_acks: 0,
             backoff: 0,
             probes: 0,
+            probe_backoff: 0,
+            blocked: false,
             first_failure: None,
             srtt_us8: 0,
             mdev_us4: 0,
@@ -120,6 +127,10 @@ impl SendState {
 
     pub(crate) fn fin_acked(&self) -> bool {
         self.fin_queued && self.queue.is_empty() && self.snd_una == self.snd_nxt
+    }
+
+    pub(crate) fn queued_truesize(&self) -> i64 {
+        self.queue.iter().map(|s| i64::from(s.truesize)).sum()
     }
 
     fn window_end(&self) -> Seq {
@@ -171,32 +182,45 @@ impl Tcb {
 
     /// Queues application data. Returns how much was taken.
     pub(crate) fn queue_data(&mut self, cx: &mut Cx<'_>, data: &Bytes) -> usize {
-        let room = (self.mem.sk_sndbuf - self.mem.sk_wmem_queued).max(0);
-        if room == 0 {
-            return 0;
-        }
         let mut taken = 0;
         let mss = self.snd.mss_cache as usize;
+        let (_, head) = nic::slab_head(&cx.shared.profile, cx.shared.profile.build.max_tcp_header());
         while taken < data.len() && self.mem.sk_wmem_queued < self.mem.sk_sndbuf {
-            let n = mss.min(data.len() - taken);
-            let payload = data.slice(taken..taken + n);
-            let (_, head) = nic::slab_head(&cx.shared.profile, cx.shared.profile.build.max_tcp_header());
-            let truesize = (head as usize + n).min(1 << 24) as i32;
-            if !self.schedule(cx, truesize) {
+            let left = data.len() - taken;
+            // Small writes share a segment while it waits.
+            let room = match self.snd.queue.back() {
+                Some(last) if self.snd.unsent < self.snd.queue.len() => mss.saturating_sub(last.payload.len()),
+                _ => 0,
+            };
+            let n = if room > 0 { room } else { mss }.min(left);
+            let truesize = if room > 0 { 0 } else { head as usize }.saturating_add(n).min(1 << 24) as i32;
+            if self.snd.queue.is_empty() {
+                // The first segment always finds memory, or nobody would ever say that there is some again.
+                self.mem.schedule_forced(&mut cx.mem(), truesize);
+            } else if !self.schedule(cx, truesize) {
                 break;
             }
             self.mem.charge_send(truesize);
+            let piece = data.slice(taken..taken + n);
+            taken += n;
+            if room > 0
+                && let Some(last) = self.snd.queue.back_mut()
+            {
+                last.payload = [&last.payload[..], &piece[..]].concat().into();
+                last.truesize += truesize;
+                continue;
+            }
             let seq = self.snd.queue.back().map_or(self.snd.snd_nxt, TxSegment::end);
             self.snd.queue.push_back(TxSegment {
                 seq,
-                payload,
+                payload: piece,
                 fin: false,
                 truesize,
                 sent_at: None,
                 retransmitted: false,
             });
-            taken += n;
         }
+        self.snd.blocked |= taken < data.len();
         self.push_pending(cx);
         taken
     }
@@ -345,7 +369,7 @@ impl Tcb {
             return false;
         }
         self.replace_ts_recent(cx, seg);
-        self.update_peer_window(seg);
+        let window_moved = self.update_peer_window(seg);
         if pure {
             cx.count(if seg.ack.after(self.snd.snd_una) {
                 Counter::TcpExtTCPHPAcks
@@ -358,29 +382,35 @@ impl Tcb {
         self.snd.probes = 0;
         if seg.ack.after(self.snd.snd_una) {
             self.acked(cx, seg);
-        } else if seg.seq_len() == 0 && self.snd.in_flight() > 0 {
+        } else if seg.seq_len() == 0 && !window_moved && self.snd.in_flight() > 0 {
             self.duplicate_ack(cx);
         }
         self.rearm(cx);
         true
     }
 
-    fn update_peer_window(&mut self, seg: &TcpSegment) {
+    /// True if the window is another one now.
+    fn update_peer_window(&mut self, seg: &TcpSegment) -> bool {
         let scale = if seg.flags.contains(TcpFlags::SYN) { 0 } else { self.opts.snd_wscale };
         let window = u32::from(seg.window) << scale;
         let newer = seg.ack.after(self.snd.snd_una)
             || seg.seq.after(self.snd.snd_wl1)
             || (seg.seq == self.snd.snd_wl1 && (window > self.snd.snd_wnd || window == 0));
         if !newer {
-            return;
+            return false;
         }
         self.snd.snd_wl1 = seg.seq;
-        if self.snd.snd_wnd != window {
+        let moved = self.snd.snd_wnd != window;
+        if moved {
+            if window > self.snd.snd_wnd {
+                self.snd.probe_backoff = 0;
+            }
             self.snd.snd_wnd = window;
             self.snd.max_window = self.snd.max_window.max(window);
             self.pred = None;
             self.fast_path_check();
         }
+        moved
     }
 
     fn acked(&mut self, cx: &mut Cx<'_>, seg: &TcpSegment) {
@@ -409,7 +439,8 @@ impl Tcb {
         self.snd.backoff = 0;
         self.snd.first_failure = None;
         self.set_timer(Timer::Retransmit, None);
-        if self.mem.sk_wmem_queued < self.mem.sk_sndbuf && !self.orphan {
+        if self.snd.blocked && self.mem.sk_wmem_queued < self.mem.sk_sndbuf && !self.orphan {
+            self.snd.blocked = false;
             cx.shared.events.push_back(crate::Event::Writable(self.id));
         }
     }
@@ -446,7 +477,7 @@ impl Tcb {
             return;
         }
         if self.timer(Timer::Retransmit).is_none() {
-            let backoff = self.snd.backoff.max(self.snd.probes).min(30);
+            let backoff = self.snd.backoff.max(self.snd.probe_backoff).min(30);
             let us = self.snd.rto_us.saturating_mul(1 << backoff).min(RTO_MAX_US);
             self.set_timer(Timer::Retransmit, Some(cx.now + Duration::from_micros(us)));
         }
@@ -473,10 +504,15 @@ impl Tcb {
             cx.count(Counter::TcpRetransSegs);
             self.send_syn(cx);
         } else if self.snd.unsent == 0 {
-            // Everything sent is acknowledged and the window is closed: an old number draws an answer.
             self.snd.probes = self.snd.probes.saturating_add(1);
-            let seq = self.snd.snd_una - 1;
-            self.transmit(cx, seq, TcpFlags::ACK, &[]);
+            self.snd.probe_backoff = self.snd.probe_backoff.saturating_add(1);
+            if self.snd.window_end().after(self.snd.snd_nxt) {
+                self.send_what_fits(cx);
+            } else {
+                // Everything sent is acknowledged and the window is closed: an old number draws an answer.
+                let seq = self.snd.snd_una - 1;
+                self.transmit(cx, seq, TcpFlags::ACK, &[]);
+            }
         } else {
             self.snd.backoff = self.snd.backoff.saturating_add(1);
             self.snd.ssthresh = (self.snd.cwnd / 2).max(2);
@@ -485,6 +521,31 @@ impl Tcb {
             self.retransmit_first(cx);
         }
         self.rearm(cx);
+    }
+
+    /// The window has stayed open by less than a segment: what fits goes out (RFC 9293 §3.8.6.2.1, the override).
+    fn send_what_fits(&mut self, cx: &mut Cx<'_>) {
+        let room = self.snd.window_end().since(self.snd.snd_nxt).max(0).unsigned_abs() as usize;
+        let Some(first) = self.snd.queue.get_mut(self.snd.unsent) else { return };
+        if room < first.payload.len() {
+            let (_, head) = nic::slab_head(&cx.shared.profile, cx.shared.profile.build.max_tcp_header());
+            let rest = first.payload.split_off(room);
+            let moved = rest.len().min(1 << 24) as i32;
+            let back = TxSegment {
+                seq: first.seq + room as u32,
+                payload: rest,
+                fin: core::mem::take(&mut first.fin),
+                truesize: head as i32 + moved,
+                sent_at: None,
+                retransmitted: false,
+            };
+            first.truesize -= moved;
+            self.snd.queue.insert(self.snd.unsent + 1, back);
+            self.mem.schedule_forced(&mut cx.mem(), head as i32);
+            self.mem.charge_send(head as i32);
+        }
+        self.send_segment(cx, self.snd.unsent);
+        self.snd.unsent += 1;
     }
 
     /// Gives the memory of everything unsent or unacknowledged back.

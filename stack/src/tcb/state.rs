@@ -191,6 +191,7 @@ impl Tcb {
     }
 
     /// Begins an active open: chooses the first window and sends the SYN.
+    #[allow(clippy::too_many_arguments, reason = "called once")]
     pub(crate) fn connect(
         cx: &mut Cx<'_>,
         id: SocketId,
@@ -277,6 +278,9 @@ impl Tcb {
         self.snd.max_window = self.snd.snd_wnd;
         self.snd.snd_wl1 = seg.seq;
         self.snd.mss_clamp = u32::from(o.mss.unwrap_or(536));
+        if self.user_mss > 0 {
+            self.snd.mss_clamp = self.snd.mss_clamp.min(self.user_mss);
+        }
         if !self.opts.wscale {
             self.win.rcv_wscale = 0;
             self.win.window_clamp = self.win.window_clamp.min(window::MAX_FIELD);
@@ -391,6 +395,18 @@ impl Tcb {
             }
             self.send_ack(cx, AckNow::OutOfWindow);
         }
+    }
+
+    /// May a new SYN have the addresses of this TIME-WAIT (`tcp_timewait_state_process`)? RFC 6191 §2.
+    pub(crate) fn reusable(&self, seg: &TcpSegment) -> bool {
+        let later = match seg.options.timestamps.filter(|_| self.opts.timestamps) {
+            Some(ts) => {
+                let ahead = ts.tsval.wrapping_sub(self.opts.ts_recent) as i32;
+                ahead > 0 || (ahead == 0 && seg.seq.after(self.rcv_nxt))
+            }
+            None => seg.seq.after(self.rcv_nxt),
+        };
+        self.state == State::TimeWait && later
     }
 
     /// Ends the connection with a RST.

@@ -200,6 +200,8 @@ impl Tcb {
 
     /// close(): unread data turns the close into an abort (RFC 2525 §2.17).
     pub(crate) fn close(&mut self, cx: &mut Cx<'_>) {
+        // A reader's hold ends with the socket, or its backlog would wait for ever.
+        self.release(cx);
         self.pending_close.closed = true;
         self.orphan = true;
         self.rcv_shutdown = true;

@@ -27,11 +27,13 @@ pub struct Handshake {
     pub sack: bool,
     pub ts: bool,
     pub delay: Duration,
+    /// Number of the peer's first payload byte.
+    pub isn: u32,
 }
 
 impl Default for Handshake {
     fn default() -> Self {
-        Handshake { mss: 1460, wscale: Some(7), sack: true, ts: true, delay: Duration::ZERO }
+        Handshake { mss: 1460, wscale: Some(7), sack: true, ts: true, delay: Duration::ZERO, isn: 1_000_000 }
     }
 }
 
@@ -48,6 +50,12 @@ pub struct Rig {
     pub tsecr: u32,
     pub syn_ack: TcpSegment,
     pub records: Vec<Record>,
+    /// Bytes of the stack's that the peer acknowledges from now on.
+    pub acked: u32,
+    /// The window field that the peer sends.
+    pub window: u16,
+    /// Everything the stack ever sent.
+    pub all: Vec<Sent>,
     pub peer: SocketAddr,
     pub local: SocketAddr,
 }
@@ -81,7 +89,7 @@ impl Rig {
         let local = SocketAddr::new(STACK_IP, 5001);
         let peer = SocketAddr::new(PEER_IP, 40_000);
         let listener = stack.listen(local, options).expect("listen");
-        let isn = Seq(1_000_000);
+        let isn = Seq(shake.isn);
         let now = Instant::from_millis(1_000);
         let mut rig = Rig {
             stack,
@@ -95,6 +103,9 @@ impl Rig {
             tsecr: 0,
             syn_ack: empty(local, peer),
             records: Vec::new(),
+            acked: 0,
+            window: 512,
+            all: Vec::new(),
             peer,
             local,
         };
@@ -129,20 +140,25 @@ impl Rig {
         };
         Forge::new(self.peer, self.local)
             .flags(flags)
-            .seq_ack(self.isn + at, self.iss + 1)
-            .window(512)
+            .seq_ack(self.isn + at, self.iss + 1 + self.acked)
+            .window(self.window)
             .options(&options)
             .payload(pattern(at, len))
     }
 
     pub fn push(&mut self, forge: Forge) {
+        self.push_meta(forge, RxMeta::default());
+    }
+
+    /// With what the device says about the frame.
+    pub fn push_meta(&mut self, forge: Forge, meta: RxMeta) {
         let forge = if self.medium == Medium::Ethernet {
             forge.link(Link { src: PEER_MAC, dst: STACK_MAC })
         } else {
             forge
         };
         let frame: Bytes = forge.build();
-        self.stack.ingress(self.now, &frame, RxMeta::default());
+        self.stack.ingress(self.now, &frame, meta);
     }
 
     /// One data segment; returns what the stack sent in answer.
@@ -174,7 +190,8 @@ impl Rig {
 
     pub fn sent(&mut self) -> Vec<Sent> {
         let (isn, wscale) = (self.isn, self.wscale);
-        self.segments()
+        let sent: Vec<Sent> = self
+            .segments()
             .iter()
             .map(|s| Sent {
                 ack: s.ack.since(isn) as u32,
@@ -183,7 +200,9 @@ impl Rig {
                 sack: s.options.sack.iter().map(|b| (b.start.since(isn) as u32, b.end.since(isn) as u32)).collect(),
                 len: s.payload.len(),
             })
-            .collect()
+            .collect();
+        self.all.extend(sent.iter().cloned());
+        sent
     }
 
     /// Lets time pass, timers fire; returns what was sent meanwhile.

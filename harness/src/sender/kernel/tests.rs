@@ -44,8 +44,10 @@ fn a_server_sends_the_pattern_on_every_connection_and_closes() {
         ..KernelConfig::default()
     };
     let s = KernelSender::start(cfg, KernelHooks::default()).unwrap();
-    let readers: Vec<_> =
-        (0..3).map(|_| TcpStream::connect(s.local_addr()).unwrap()).map(|c| std::thread::spawn(|| read_all(c))).collect();
+    let readers: Vec<_> = (0..3)
+        .map(|_| TcpStream::connect(s.local_addr()).unwrap())
+        .map(|c| std::thread::spawn(|| read_all(c)))
+        .collect();
     for r in readers {
         assert_eq!(r.join().unwrap(), 1_000_000);
     }
@@ -89,7 +91,12 @@ fn a_reader_that_never_reads_blocks_the_writer_but_not_the_end() {
 
 #[test]
 fn errors_carry_their_names() {
-    let cfg = KernelConfig { local: local(), pace: Duration::from_millis(1), write_sizes: vec![10], ..KernelConfig::default() };
+    let cfg = KernelConfig {
+        local: local(),
+        pace: Duration::from_millis(1),
+        write_sizes: vec![10],
+        ..KernelConfig::default()
+    };
     let s = KernelSender::start(cfg, KernelHooks::default()).unwrap();
     let c = TcpStream::connect(s.local_addr()).unwrap();
     sockopt::set_socket_linger(&c, Some(Duration::ZERO)).unwrap();

@@ -55,7 +55,17 @@ pub(super) struct Queue {
 
 impl Sent {
     pub(super) fn new(start: u64, len: u32, packets: u32, now: Instant, fin: bool) -> Self {
-        Sent { start, len, packets, sent_at: now, fin, sacked: false, lost: false, retrans: false, ever_retrans: false }
+        Sent {
+            start,
+            len,
+            packets,
+            sent_at: now,
+            fin,
+            sacked: false,
+            lost: false,
+            retrans: false,
+            ever_retrans: false,
+        }
     }
 
     pub(super) fn end(&self) -> u64 {

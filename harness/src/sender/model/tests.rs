@@ -111,7 +111,8 @@ impl Receiver {
             self.nxt = s.seq.wrapping_add(1);
             self.ts_recent = s.timestamps.map_or(0, |t| t.0);
             self.edge_max = u64::from(self.window.min(65_535));
-            return (!self.silent).then(|| if s.flags & flag::ACK != 0 { self.ack(now) } else { self.syn(true) });
+            return (!self.silent)
+                .then(|| if s.flags & flag::ACK != 0 { self.ack(now) } else { self.syn(true) });
         }
         if self.silent {
             return None;
@@ -128,7 +129,8 @@ impl Receiver {
         if probe && s.seq == self.nxt {
             return None;
         }
-        let room = self.fixed_edge.unwrap_or(u64::MAX).min(if self.window == 0 { self.got } else { u64::MAX });
+        let room =
+            self.fixed_edge.unwrap_or(u64::MAX).min(if self.window == 0 { self.got } else { u64::MAX });
         if offset + u64::from(s.payload) <= room {
             self.accept(s.seq, s.seq.wrapping_add(s.payload));
             if s.seq == self.ts_seq() || s.timestamps.is_some() {
@@ -266,7 +268,8 @@ fn total(bytes: u64) -> ModelConfig {
 fn a_server_and_a_client_deliver_everything_and_close() {
     for role in [Role::Server, Role::Client] {
         for (ts, sack) in [(true, true), (false, false)] {
-            let mut w = World::new(ModelConfig { role, timestamps: ts, sack, ..total(3_000_000) }, "both:delay=10ms");
+            let mut w =
+                World::new(ModelConfig { role, timestamps: ts, sack, ..total(3_000_000) }, "both:delay=10ms");
             w.run(secs(20));
             let s = w.m.stats();
             assert_eq!((w.r.got, s.bytes_acked, s.bytes_retransmitted), (3_000_000, 3_000_000, 0), "{s:?}");
@@ -284,7 +287,12 @@ fn every_loss_is_repaired() {
     for sack in [true, false] {
         for seed in 1..6 {
             let cfg = ModelConfig { sack, ..total(2_000_000) };
-            let mut w = World::new(cfg, &format!("down:delay=5ms,loss=0.02,reorder=0.05/2ms,dup=0.01;up:delay=5ms,loss=0.05;seed={seed}"));
+            let mut w = World::new(
+                cfg,
+                &format!(
+                    "down:delay=5ms,loss=0.02,reorder=0.05/2ms,dup=0.01;up:delay=5ms,loss=0.05;seed={seed}"
+                ),
+            );
             for tries in 1..10 {
                 w.run(secs(tries));
                 if w.m.stats().state == ModelState::Listen {
@@ -303,7 +311,12 @@ fn every_loss_is_repaired() {
 #[test]
 fn a_single_loss_costs_one_retransmission_and_half_the_window() {
     // Frame 1 is the SYN-ACK, 2 the first data.
-    let mut w = World::new(total(400_000), "both:delay=10ms;down:lose=20".replace("both:delay=10ms;down:", "up:delay=10ms;down:delay=10ms,").as_str());
+    let mut w = World::new(
+        total(400_000),
+        "both:delay=10ms;down:lose=20"
+            .replace("both:delay=10ms;down:", "up:delay=10ms;down:delay=10ms,")
+            .as_str(),
+    );
     w.run(secs(5));
     let s = w.m.stats();
     assert_eq!((s.retransmits, s.rtos, s.recoveries, w.r.got), (1, 0, 1, 400_000), "{s:?}");
@@ -312,7 +325,10 @@ fn a_single_loss_costs_one_retransmission_and_half_the_window() {
 
 #[test]
 fn a_silent_peer_is_given_up_after_the_published_quarter_of_an_hour() {
-    let cfg = ModelConfig { app: AppModel { write_sizes: vec![1448], pace: Duration::from_millis(1), ..AppModel::default() }, ..ModelConfig::default() };
+    let cfg = ModelConfig {
+        app: AppModel { write_sizes: vec![1448], pace: Duration::from_millis(1), ..AppModel::default() },
+        ..ModelConfig::default()
+    };
     let mut w = World::new(cfg, "both:delay=1ms");
     w.run(secs(1));
     w.r.silent = true;
@@ -329,17 +345,24 @@ fn a_silent_peer_is_given_up_after_the_published_quarter_of_an_hour() {
 
 #[test]
 fn a_zero_window_is_probed_without_data_and_never_given_up_while_answered() {
-    let mut w = World::with(ModelConfig::default(), "both:delay=1ms", |r| { r.fixed_edge = Some(50_048); r.wscale = 0; });
+    let mut w = World::with(ModelConfig::default(), "both:delay=1ms", |r| {
+        r.fixed_edge = Some(50_048);
+        r.wscale = 0;
+    });
     w.run(secs(3000));
     let s = w.m.stats();
     assert_eq!((s.error, s.state, w.r.violations), (None, ModelState::Established, 0), "{s:?}");
     assert!(s.probes > 20 && s.probes_out == 0, "{s:?}");
     // 50 048 is 34 segments and a bit; the bit is sent by the probe timer.
     assert_eq!(w.r.got, 50_048);
-    let probes: Vec<&(Instant, Segment)> = w.r.log.iter().filter(|(_, s)| s.payload == 0 && s.seq != w.r.nxt).skip(2).collect();
+    let probes: Vec<&(Instant, Segment)> =
+        w.r.log.iter().filter(|(_, s)| s.payload == 0 && s.seq != w.r.nxt).skip(2).collect();
     assert!(probes.iter().all(|(_, s)| s.seq == w.r.nxt.wrapping_sub(1)), "{:?}", probes[0]);
     let gaps: Vec<u64> = probes.windows(2).map(|p| p[1].0.since(p[0].0).as_millis()).collect();
-    assert!(gaps[1] > gaps[0] * 3 / 2 && gaps.last().is_some_and(|&g| (119_000..=121_000).contains(&g)), "{gaps:?}");
+    assert!(
+        gaps[1] > gaps[0] * 3 / 2 && gaps.last().is_some_and(|&g| (119_000..=121_000).contains(&g)),
+        "{gaps:?}"
+    );
     // Reopened, the transfer goes on at once.
     w.r.fixed_edge = None;
     w.announce();
@@ -361,7 +384,11 @@ fn unanswered_probes_end_in_a_time_out() {
 
 #[test]
 fn a_retracted_window_stops_new_data_but_not_the_connection() {
-    let mut w = World::with(ModelConfig { initcwnd: 100, ..ModelConfig::default() }, "both:delay=20ms", |r| { r.fixed_edge = Some(40_064); r.wscale = 0; });
+    let mut w =
+        World::with(ModelConfig { initcwnd: 100, ..ModelConfig::default() }, "both:delay=20ms", |r| {
+            r.fixed_edge = Some(40_064);
+            r.wscale = 0;
+        });
     w.run(Instant::from_millis(45));
     // Everything is in flight, nothing acknowledged; now the edge moves left to 10 000, then to nothing.
     w.r.fixed_edge = Some(10_112);
@@ -383,7 +410,11 @@ fn a_retracted_window_stops_new_data_but_not_the_connection() {
 
 #[test]
 fn a_window_smaller_than_a_segment_is_left_to_the_probe_timer() {
-    let mut w = World::with(ModelConfig { timestamps: false, ..ModelConfig::default() }, "both:delay=1ms", |r| { r.fixed_edge = Some(3000); r.wscale = 0; });
+    let mut w =
+        World::with(ModelConfig { timestamps: false, ..ModelConfig::default() }, "both:delay=1ms", |r| {
+            r.fixed_edge = Some(3000);
+            r.wscale = 0;
+        });
     w.run(Instant::from_millis(150));
     assert_eq!(w.r.got, 2920);
     w.run(secs(2));
@@ -393,7 +424,13 @@ fn a_window_smaller_than_a_segment_is_left_to_the_probe_timer() {
 #[test]
 fn nagle_gathers_and_nodelay_does_not() {
     let sizes = |nodelay| {
-        let app = AppModel { write_sizes: vec![4], pace: Duration::from_millis(1), nodelay, total: Some(400), ..AppModel::default() };
+        let app = AppModel {
+            write_sizes: vec![4],
+            pace: Duration::from_millis(1),
+            nodelay,
+            total: Some(400),
+            ..AppModel::default()
+        };
         let mut w = World::new(ModelConfig { app, ..ModelConfig::default() }, "both:delay=50ms");
         w.run(secs(10));
         assert_eq!(w.r.got, 400);
@@ -407,7 +444,12 @@ fn nagle_gathers_and_nodelay_does_not() {
 
 #[test]
 fn writes_of_changing_size_become_segments_of_changing_size() {
-    let app = AppModel { write_sizes: vec![1, 700, 30], nodelay: true, total: Some(731 * 3), ..AppModel::default() };
+    let app = AppModel {
+        write_sizes: vec![1, 700, 30],
+        nodelay: true,
+        total: Some(731 * 3),
+        ..AppModel::default()
+    };
     let mut w = World::new(ModelConfig { app, initcwnd: 1024, ..ModelConfig::default() }, "");
     w.run(secs(2));
     let got: Vec<u32> = w.r.data().map(|(_, s)| s.payload).collect();
@@ -416,14 +458,18 @@ fn writes_of_changing_size_become_segments_of_changing_size() {
 
 #[test]
 fn super_segments_say_their_segment_size() {
-    let mut m = ModelSender::new(ModelConfig { gso_max: 65_536, initcwnd: 20, ..ModelConfig::default() }, Instant::ZERO);
+    let mut m = ModelSender::new(
+        ModelConfig { gso_max: 65_536, initcwnd: 20, ..ModelConfig::default() },
+        Instant::ZERO,
+    );
     let mut r = Receiver::new(&m.cfg);
     let syn = r.syn(false);
     m.on_frame(Instant::ZERO, &syn);
     let (synack, _) = m.poll_transmit(Instant::ZERO).unwrap();
     let ack = r.on_frame(Instant::ZERO, &synack).unwrap();
     m.on_frame(Instant::ZERO, &ack);
-    let out: Vec<(usize, u16)> = std::iter::from_fn(|| m.poll_transmit(Instant::ZERO)).map(|(f, g)| (f.len() - 66, g)).collect();
+    let out: Vec<(usize, u16)> =
+        std::iter::from_fn(|| m.poll_transmit(Instant::ZERO)).map(|(f, g)| (f.len() - 66, g)).collect();
     // Twenty segments, from a first write of 64 KiB; the tail of a write is not pushed out half full by a limit.
     assert_eq!(out, [(20 * 1448, 1448)]);
     assert_eq!(m.stats().in_flight, 20);
@@ -460,7 +506,8 @@ fn resets_count_only_when_exact() {
 
 #[test]
 fn a_client_without_an_answer_gives_up_after_six_retries() {
-    let mut w = World::with(ModelConfig { role: Role::Client, ..ModelConfig::default() }, "", |r| r.silent = true);
+    let mut w =
+        World::with(ModelConfig { role: Role::Client, ..ModelConfig::default() }, "", |r| r.silent = true);
     w.run(secs(500));
     assert_eq!(w.m.stats().error, Some("ETIMEDOUT"));
     let times: Vec<u64> = w.r.log.iter().map(|(t, _)| t.as_millis() / 1000).collect();
@@ -490,7 +537,12 @@ fn a_lifted_window_sends_all_at_once_and_the_default_ten_segments() {
 
 #[test]
 fn a_long_run_is_fast() {
-    let app = AppModel { write_sizes: vec![1448], pace: Duration::from_millis(1), nodelay: true, ..AppModel::default() };
+    let app = AppModel {
+        write_sizes: vec![1448],
+        pace: Duration::from_millis(1),
+        nodelay: true,
+        ..AppModel::default()
+    };
     let mut w = World::new(ModelConfig { app, ..ModelConfig::default() }, "");
     w.r.log_on = false;
     let t = std::time::Instant::now();
@@ -535,7 +587,8 @@ fn hostile_frames_do_not_panic() {
                 2 => x.wrapping_sub(rng.random_range(0..200_000)),
                 _ => rng.random(),
             };
-            let sack: Vec<(u32, u32)> = (0..rng.random_range(0..5)).map(|_| (near(&mut rng, r.nxt), near(&mut rng, r.nxt))).collect();
+            let sack: Vec<(u32, u32)> =
+                (0..rng.random_range(0..5)).map(|_| (near(&mut rng, r.nxt), near(&mut rng, r.nxt))).collect();
             let flags = if step % 17 == 0 { rng.random() } else { flag::ACK };
             let out = Out {
                 seq: near(&mut rng, 78),

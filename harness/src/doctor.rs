@@ -1,0 +1,73 @@
+//! What this machine can do, and how to get the rest.
+
+use rightedge_tapctl::rights::{Need, Rights};
+use serde::Serialize;
+
+/// One line of the report.
+#[derive(Clone, Debug, Serialize)]
+pub struct Finding {
+    /// What it is about.
+    pub name: String,
+    /// It works, or is there.
+    pub ok: bool,
+    /// Runs need it; otherwise it only adds something.
+    pub needed: bool,
+    /// What was found.
+    pub detail: String,
+    /// How to get it.
+    pub fix: Option<String>,
+}
+
+/// Looks at everything.
+#[must_use]
+pub fn examine() -> Vec<Finding> {
+    Rights::probe()
+        .entries
+        .iter()
+        .map(|r| Finding {
+            name: r.name.to_string(),
+            ok: r.ok,
+            needed: r.need.is_some_and(|n| matches!(n, Need::TunNode | Need::Netns | Need::Tap)),
+            detail: r.detail.clone(),
+            fix: (!r.ok).then(|| r.fix.clone()).flatten(),
+        })
+        .collect()
+}
+
+/// Can a kernel sender be run here? If not, why not.
+#[must_use]
+pub fn kernel_sender() -> Result<(), String> {
+    for need in [Need::TunNode, Need::Netns, Need::Tap] {
+        let r = need.probe();
+        if !r.ok {
+            return Err(format!("{}: {}; {}", r.name, r.detail, r.fix.unwrap_or_default()));
+        }
+    }
+    Ok(())
+}
+
+/// The report for people.
+#[must_use]
+pub fn text(findings: &[Finding]) -> String {
+    use std::fmt::Write as _;
+    let mut s = String::new();
+    for f in findings {
+        let mark = match (f.ok, f.needed) {
+            (true, _) => "ok     ",
+            (false, true) => "MISSING",
+            (false, false) => "no     ",
+        };
+        let _ = writeln!(s, "{mark}  {:<18} {}", f.name, f.detail);
+        if let Some(fix) = &f.fix {
+            let _ = writeln!(s, "         {:<18} to get it: {fix}", "");
+        }
+    }
+    let missing = findings.iter().filter(|f| f.needed && !f.ok).count();
+    let verdict = if missing == 0 {
+        "Real kernel senders can be run here."
+    } else {
+        "Real kernel senders cannot be run here; the model sender in virtual time always can (--sender model)."
+    };
+    let _ = writeln!(s, "\n{verdict}");
+    s
+}

@@ -1,0 +1,419 @@
+//! What the stack is attached to: a TAP device with a real kernel sender behind it, or the model sender.
+//!
+//! Both are a [`Wire`]: frames in and out, a clock, and a way to wait. The run loop does not know which it has.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration as StdDuration;
+
+use anyhow::{Context as _, Result};
+use bytes::Bytes;
+use rightedge_stack::{
+    time::{Duration, Instant},
+    wire::{MacAddr, RxMeta},
+};
+use rightedge_tapctl::{
+    link::{Cidr, Metric, Netlink, Route, RouteMetrics},
+    observe::KernelSocketView,
+    sysctl,
+    tap::{IoMode, MAX_FRAME_LEN, OffloadOptions, Tap},
+    vnet::{GsoType, VnetHdr, VnetHdrSize},
+};
+
+use crate::scenario::{Clock, Scenario, SysctlValue};
+use crate::sender::{
+    End, Role,
+    kernel::{KernelConfig, KernelHooks, KernelSender, TcpOption, TcpSample},
+    model::{AppModel, Congestion, ModelConfig, ModelSender, SndBuf},
+};
+
+/// The sender's address.
+pub const SENDER_IP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+/// The stack's address.
+pub const STACK_IP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
+/// The stack's hardware address.
+pub const STACK_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
+/// The model sender's hardware address.
+pub const SENDER_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+/// The port of whoever listens.
+pub const PORT: u16 = 5001;
+/// The device in the run's own namespace.
+const DEVICE: &str = "rightedge0";
+
+/// What became of the sender.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct SenderReport {
+    /// Kind and settings, in words.
+    pub what: String,
+    /// Bytes its application wrote.
+    pub written: u64,
+    /// Its error, as an errno name.
+    pub error: Option<String>,
+    /// Segments it sent again.
+    pub retransmits: u64,
+    /// Congestion window in segments, last seen.
+    pub cwnd: u32,
+    /// Smoothed round trip, µs, last seen.
+    pub rtt_us: u64,
+    /// Everything else it knows.
+    pub detail: serde_json::Value,
+}
+
+/// Frames, a clock and a way to wait.
+pub trait Wire {
+    /// The time now.
+    fn now(&mut self) -> Instant;
+    /// The next frame from the sender, if one is there.
+    ///
+    /// # Errors
+    /// The device failed.
+    fn recv(&mut self, now: Instant) -> Result<Option<(Bytes, RxMeta)>>;
+    /// Sends a frame to the sender.
+    ///
+    /// # Errors
+    /// The device failed.
+    fn send(&mut self, now: Instant, frame: &Bytes) -> Result<()>;
+    /// Waits for a frame, at the longest until `until`, and never longer than `at_most` of real time.
+    ///
+    /// # Errors
+    /// The device failed.
+    fn wait(&mut self, until: Option<Instant>, at_most: StdDuration) -> Result<()>;
+    /// Nothing more will come from the sender.
+    fn sender_done(&self) -> bool;
+    /// The sender's figures.
+    fn sender(&mut self) -> SenderReport;
+    /// Ends the sender.
+    fn stop(&mut self, now: Instant);
+}
+
+// ---- the model sender ----------------------------------------------------------------------------------------------
+
+/// The embedded model sender; in virtual time the clock jumps to whatever happens next.
+pub struct ModelWire {
+    model: ModelSender,
+    clock: Clock,
+    virtual_now: Instant,
+    started: std::time::Instant,
+    what: String,
+}
+
+impl ModelWire {
+    /// The sender that `scenario` describes.
+    #[must_use]
+    pub fn new(scenario: &Scenario, clock: Clock) -> Self {
+        let cfg = model_config(scenario);
+        let what = format!("model sender ({clock:?} clock)").to_lowercase();
+        ModelWire {
+            model: ModelSender::new(cfg, Instant::ZERO),
+            clock,
+            virtual_now: Instant::ZERO,
+            started: std::time::Instant::now(),
+            what,
+        }
+    }
+}
+
+fn model_config(s: &Scenario) -> ModelConfig {
+    let d = ModelConfig::default();
+    let initcwnd = s.route.initcwnd.unwrap_or(d.initcwnd);
+    ModelConfig {
+        role: s.sender_role(),
+        mac: SENDER_MAC.0,
+        peer_mac: STACK_MAC.0,
+        addr: SENDER_IP,
+        peer_addr: STACK_IP,
+        port: if s.sender_role() == Role::Server { PORT } else { 40_000 },
+        peer_port: PORT,
+        mss: s.sender.mss.unwrap_or(d.mss),
+        timestamps: s.sender.timestamps,
+        sack: s.sender.sack,
+        wscale: Some(s.sender.wscale.unwrap_or(7)),
+        app: AppModel {
+            write_sizes: s.sender.write.sizes(),
+            pace: s.sender.pace.0,
+            nodelay: s.sender.nodelay,
+            total: s.sender.total.map(|t| t.0),
+            stop_after: None,
+            end: s.sender.end,
+        },
+        sndbuf: s.sender.so_sndbuf.map_or(d.sndbuf, |b| SndBuf::Fixed(b.0 * 2)),
+        initcwnd,
+        congestion: Congestion::Reno,
+        gso_max: s.sender.gso_max.as_u32(),
+        ..d
+    }
+}
+
+impl Wire for ModelWire {
+    fn now(&mut self) -> Instant {
+        match self.clock {
+            Clock::Virtual => self.virtual_now,
+            Clock::Real => since(self.started),
+        }
+    }
+
+    fn recv(&mut self, now: Instant) -> Result<Option<(Bytes, RxMeta)>> {
+        if self.model.poll_timeout().is_some_and(|t| t <= now) {
+            self.model.handle_timeout(now);
+        }
+        Ok(self.model.poll_transmit(now).map(|(frame, gso_size)| {
+            (frame, RxMeta { gso_size, ..RxMeta::default() })
+        }))
+    }
+
+    fn send(&mut self, now: Instant, frame: &Bytes) -> Result<()> {
+        self.model.on_frame(now, frame);
+        Ok(())
+    }
+
+    fn wait(&mut self, until: Option<Instant>, at_most: StdDuration) -> Result<()> {
+        let next = [until, self.model.poll_timeout()].into_iter().flatten().min();
+        match self.clock {
+            Clock::Virtual => {
+                // Nothing ever happens again: the run loop's own limit ends the run.
+                let next = next.unwrap_or(Instant::FAR_FUTURE);
+                self.virtual_now = next.max(self.virtual_now);
+            }
+            Clock::Real => {
+                let now = since(self.started);
+                let nap = next.map_or(at_most, |t| StdDuration::from_nanos(t.since(now).as_nanos()));
+                std::thread::sleep(nap.min(at_most));
+            }
+        }
+        Ok(())
+    }
+
+    fn sender_done(&self) -> bool {
+        self.model.is_closed()
+    }
+
+    fn sender(&mut self) -> SenderReport {
+        let s = self.model.stats();
+        SenderReport {
+            what: self.what.clone(),
+            written: s.bytes_written,
+            error: s.error.map(str::to_owned),
+            retransmits: s.retransmits,
+            cwnd: s.cwnd,
+            rtt_us: s.srtt.map_or(0, Duration::as_micros),
+            detail: serde_json::to_value(&s).unwrap_or_default(),
+        }
+    }
+
+    fn stop(&mut self, now: Instant) {
+        self.model.stop(now, End::Abort);
+    }
+}
+
+fn since(start: std::time::Instant) -> Instant {
+    Instant::from_nanos(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX))
+}
+
+// ---- the kernel sender ---------------------------------------------------------------------------------------------
+
+/// A TAP device in the current thread's network namespace, with the kernel's own TCP behind it.
+pub struct TapWire {
+    tap: Tap,
+    header: usize,
+    sender: Option<KernelSender>,
+    started: std::time::Instant,
+    buffer: Vec<u8>,
+    last: Option<TcpSample>,
+    what: String,
+}
+
+impl TapWire {
+    /// Makes the device and starts the sender that `scenario` describes. The thread must be in a namespace of its own.
+    ///
+    /// # Errors
+    /// The device, an address, a sysctl or the sender was refused.
+    pub fn new(scenario: &Scenario, offload: bool) -> Result<Self> {
+        let tap = if offload {
+            let options = OffloadOptions { vnet_hdr: Some(VnetHdrSize::Ten), ..OffloadOptions::default() };
+            Tap::offload(DEVICE, options).context("cannot make the TAP device")?
+        } else {
+            Tap::plain(DEVICE, IoMode::NonBlocking).context("cannot make the TAP device")?
+        };
+        let header = tap.vnet_hdr().map_or(0, VnetHdrSize::bytes);
+        configure_kernel(scenario)?;
+        let started = std::time::Instant::now();
+        let (cfg, what) = kernel_config(scenario);
+        let hooks = KernelHooks { set_option: Some(set_option), sample: Some(sample) };
+        let sender = KernelSender::start(cfg, hooks)?;
+        let buffer = vec![0; MAX_FRAME_LEN];
+        Ok(TapWire { tap, header, sender: Some(sender), started, buffer, last: None, what })
+    }
+}
+
+/// Addresses, route and sysctls of the kernel's side.
+fn configure_kernel(s: &Scenario) -> Result<()> {
+    let mut nl = Netlink::open().context("cannot talk to rtnetlink")?;
+    sysctl::disable_ipv6(DEVICE)?;
+    let flag = |on: bool| i64::from(on);
+    sysctl::write("net.ipv4.tcp_timestamps", flag(s.sender.timestamps))?;
+    sysctl::write("net.ipv4.tcp_sack", flag(s.sender.sack))?;
+    // One run must not teach the next one's route its congestion window.
+    sysctl::write("net.ipv4.tcp_no_metrics_save", 1)?;
+    for (name, value) in &s.sender.sysctls {
+        sysctl::write(name, sysctl_text(value)).with_context(|| format!("sender sysctl {name}"))?;
+    }
+    let prefix = 24;
+    nl.add_address(DEVICE, Cidr::new(IpAddr::V4(SENDER_IP), prefix)?)?;
+    if let Some(mtu) = s.route.mtu {
+        nl.set_mtu(DEVICE, mtu)?;
+    }
+    // A first flight of a thousand segments must fit the device's queue.
+    nl.set_tx_queue_len(DEVICE, 20_000)?;
+    nl.set_up(DEVICE)?;
+    if let Some(cwnd) = s.route.initcwnd {
+        let metrics = RouteMetrics::default().with(Metric::InitCwnd, cwnd);
+        let host = Cidr::new(IpAddr::V4(STACK_IP), 32)?;
+        nl.replace_route(&Route::to(host).dev(DEVICE).metrics(metrics))?;
+    }
+    Ok(())
+}
+
+pub(super) fn sysctl_text(v: &SysctlValue) -> String {
+    v.to_string()
+}
+
+fn kernel_config(s: &Scenario) -> (KernelConfig, String) {
+    let any = SocketAddr::new(IpAddr::V4(SENDER_IP), 0);
+    let role = s.sender_role();
+    let cfg = KernelConfig {
+        role,
+        local: if role == Role::Server { SocketAddr::new(SENDER_IP.into(), PORT) } else { any },
+        remote: SocketAddr::new(STACK_IP.into(), PORT),
+        connections: s.sender.connections,
+        write_sizes: s.sender.write.sizes(),
+        pace: StdDuration::from_nanos(s.sender.pace.0.as_nanos()),
+        nodelay: s.sender.nodelay,
+        congestion: Some(s.sender.congestion.clone()),
+        sndbuf: s.sender.so_sndbuf.map(|b| b.as_u32()),
+        maxseg: s.sender.mss,
+        notsent_lowat: s.sender.notsent_lowat.map(|b| b.as_u32()),
+        total: s.sender.total.map(|t| t.0),
+        time_limit: None,
+        end: s.sender.end,
+        connect_timeout: StdDuration::from_secs(5),
+        close_wait: StdDuration::from_secs(5),
+        sample_every: StdDuration::from_millis(100),
+    };
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let what = format!("Linux {} kernel sender, {}", kernel.trim(), s.sender.congestion);
+    (cfg, what)
+}
+
+fn set_option(fd: std::os::fd::BorrowedFd<'_>, option: TcpOption) -> io::Result<()> {
+    let (name, value) = match option {
+        TcpOption::MaxSeg(v) => (libc::TCP_MAXSEG, i32::from(v)),
+        TcpOption::NotsentLowat(v) => (libc::TCP_NOTSENT_LOWAT, i32::try_from(v).unwrap_or(i32::MAX)),
+    };
+    rightedge_tapctl::observe::set_socket_option(&fd, libc::IPPROTO_TCP, name, value).map_err(io::Error::other)
+}
+
+fn sample(fd: std::os::fd::BorrowedFd<'_>) -> io::Result<TcpSample> {
+    let view = KernelSocketView::of(&fd).map_err(io::Error::other)?;
+    let get = |name: &str| view.tcp_info.get(name).unwrap_or(0);
+    let small = |name: &str| u32::try_from(get(name)).unwrap_or(u32::MAX);
+    Ok(TcpSample {
+        snd_cwnd: small("tcpi_snd_cwnd"),
+        snd_ssthresh: small("tcpi_snd_ssthresh"),
+        rtt_us: small("tcpi_rtt"),
+        rto_us: small("tcpi_rto"),
+        unacked: small("tcpi_unacked"),
+        retrans: small("tcpi_retrans"),
+        total_retrans: small("tcpi_total_retrans"),
+        snd_wnd: small("tcpi_snd_wnd"),
+        snd_mss: small("tcpi_snd_mss"),
+        probes: small("tcpi_probes"),
+        notsent_bytes: small("tcpi_notsent_bytes"),
+        bytes_acked: get("tcpi_bytes_acked"),
+        bytes_retrans: get("tcpi_bytes_retrans"),
+        ..TcpSample::default()
+    })
+}
+
+impl Wire for TapWire {
+    fn now(&mut self) -> Instant {
+        since(self.started)
+    }
+
+    fn recv(&mut self, _now: Instant) -> Result<Option<(Bytes, RxMeta)>> {
+        let n = match self.tap.recv(&mut self.buffer) {
+            Ok(n) => n,
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => return Ok(None),
+            Err(e) => return Err(e).context("cannot read from the TAP device"),
+        };
+        let data = self.buffer.get(..n).unwrap_or_default();
+        let mut meta = RxMeta::default();
+        let frame = match self.tap.vnet_hdr() {
+            Some(size) => {
+                let (h, frame) = VnetHdr::parse(data, size).context("virtio header of a frame from the kernel")?;
+                meta = RxMeta {
+                    gso_size: if h.gso() == GsoType::None { 0 } else { h.gso_size.get() },
+                    hdr_len: h.hdr_len.get(),
+                    csum_ok: h.needs_csum() || h.data_valid(),
+                };
+                frame
+            }
+            None => data,
+        };
+        // The frame gets a buffer of its own size: a small segment must not keep 64 KiB alive.
+        Ok(Some((Bytes::copy_from_slice(frame), meta)))
+    }
+
+    fn send(&mut self, _now: Instant, frame: &Bytes) -> Result<()> {
+        let sent = if self.header > 0 {
+            let header = [0u8; 12];
+            let header = header.get(..self.header).unwrap_or_default();
+            self.tap.send_vectored(&[io::IoSlice::new(header), io::IoSlice::new(frame)])
+        } else {
+            self.tap.send(frame)
+        };
+        match sent {
+            Ok(_) => Ok(()),
+            // A full queue loses the frame, as any link may.
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(()),
+            Err(e) => Err(e).context("cannot write to the TAP device"),
+        }
+    }
+
+    fn wait(&mut self, until: Option<Instant>, at_most: StdDuration) -> Result<()> {
+        let now = since(self.started);
+        let nap = until.map_or(at_most, |t| StdDuration::from_nanos(t.since(now).as_nanos())).min(at_most);
+        match self.tap.wait_readable(Some(nap)) {
+            Ok(_) => Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(()),
+            Err(e) => Err(e).context("cannot wait for the TAP device"),
+        }
+    }
+
+    fn sender_done(&self) -> bool {
+        self.sender.as_ref().is_none_or(KernelSender::is_finished)
+    }
+
+    fn sender(&mut self) -> SenderReport {
+        let Some(sender) = &self.sender else { return SenderReport::default() };
+        if let Some(last) = sender.drain_samples().into_iter().last() {
+            self.last = Some(last);
+        }
+        let stats = sender.stats();
+        let last = self.last.unwrap_or_default();
+        SenderReport {
+            what: self.what.clone(),
+            written: stats.connections.iter().map(|c| c.written).sum(),
+            error: stats.connections.iter().find_map(|c| c.first_error.clone()).or_else(|| stats.error.clone()),
+            retransmits: u64::from(last.total_retrans),
+            cwnd: last.snd_cwnd,
+            rtt_us: u64::from(last.rtt_us),
+            detail: serde_json::json!({ "connections": stats.connections, "tcp_info": last }),
+        }
+    }
+
+    fn stop(&mut self, _now: Instant) {
+        if let Some(sender) = self.sender.take() {
+            let _ = sender.stop(End::Abort);
+        }
+    }
+}
