@@ -60,7 +60,11 @@ fn act(command: Command) -> Result<u8> {
         }
         Command::Doctor { json } => {
             let findings = doctor::examine();
-            if json { print_json(&findings)? } else { print_text(&doctor::text(&findings))? }
+            if json {
+                print_json(&findings)?
+            } else {
+                print_text(&doctor::text(&findings))?
+            }
             Ok(if findings.iter().any(|f| f.needed && !f.ok) { RIGHTS_MISSING } else { DONE })
         }
         Command::Man => {
@@ -128,8 +132,10 @@ fn run(args: &RunArgs) -> Result<u8> {
         compare(&out, &scenario, &reports, args.json)?;
     }
     if args.json {
-        let all: Vec<_> =
-            reports.iter().map(|(dir, r)| serde_json::json!({ "dir": dir, "report": r, "ok": r.ok() })).collect();
+        let all: Vec<_> = reports
+            .iter()
+            .map(|(dir, r)| serde_json::json!({ "dir": dir, "report": r, "ok": r.ok() }))
+            .collect();
         print_json(&all)?;
     } else {
         point_at(&out, &reports)?;
@@ -166,15 +172,21 @@ fn sender_and_clock(args: &RunArgs) -> Result<(SenderKind, Clock)> {
         (SenderKind::Model, _) => Clock::Virtual,
     };
     if sender == SenderKind::Model && args.offload {
-        bail!("--offload is about the TAP device of a kernel sender; with the model, set sender.gso_max in the scenario");
+        bail!(
+            "--offload is about the TAP device of a kernel sender; with the model, set sender.gso_max in the scenario"
+        );
     }
     Ok((sender, clock))
 }
 
 fn setting(text: &str) -> Result<(String, String)> {
     match text.split_once('=') {
-        Some((name, value)) if !name.trim().is_empty() => Ok((name.trim().to_owned(), value.trim().to_owned())),
-        _ => bail!("'{text}' is not a sysctl; write NAME=VALUE, as in net.ipv4.tcp_rmem=\"4096 131072 6291456\""),
+        Some((name, value)) if !name.trim().is_empty() => {
+            Ok((name.trim().to_owned(), value.trim().to_owned()))
+        }
+        _ => bail!(
+            "'{text}' is not a sysctl; write NAME=VALUE, as in net.ipv4.tcp_rmem=\"4096 131072 6291456\""
+        ),
     }
 }
 
@@ -217,7 +229,10 @@ fn compare(out: &Path, scenario: &Scenario, reports: &[(PathBuf, RunReport)], qu
         ("recv-q, most".to_owned(), column(&|r| views::bytes(r.peak.recv_q))),
         ("rcv_win, most".to_owned(), column(&|r| views::bytes(r.peak.rcv_win))),
         ("sender wrote".to_owned(), column(&|r| views::bytes(r.sender.written as i64))),
-        ("sender's error".to_owned(), column(&|r| r.sender.error.clone().unwrap_or_else(|| "none".to_owned()))),
+        (
+            "sender's error".to_owned(),
+            column(&|r| r.sender.error.clone().unwrap_or_else(|| "none".to_owned())),
+        ),
         ("retransmits".to_owned(), column(&|r| r.sender.retransmits.to_string())),
         ("right edge moved left".to_owned(), column(&|r| r.left_moves.0.to_string())),
         ("checks".to_owned(), column(&|r| if r.ok() { "ok" } else { "MISSED" }.to_owned())),
@@ -251,9 +266,13 @@ fn draw_comparison(out: &Path, scenario: &Scenario, reports: &[(PathBuf, RunRepo
         reports.iter().map(|(dir, _)| record::load_samples(dir)).collect::<Result<Vec<_>>>()?;
     let runs: Vec<(&str, &[record::Sample])> =
         reports.iter().zip(&samples).map(|((_, r), s)| (r.policy.as_str(), s.as_slice())).collect();
+    // Runs of very different length share only the time axis.
+    let lengths = reports.iter().map(|(_, r)| r.packets.max(1));
+    let uneven = lengths.clone().max().unwrap_or(1) > 4 * lengths.min().unwrap_or(1);
     let options = chart::Options {
-        title: format!("{}: {}", scenario.name, scenario.about),
-        subtitle: reports.first().map(|(_, r)| r.sender.what.clone()).unwrap_or_default(),
+        x: if uneven { chart::XAxis::Time } else { chart::XAxis::Packet },
+        title: scenario.name.clone(),
+        subtitle: scenario.about.clone(),
         size: (700 * u32::try_from(runs.len()).unwrap_or(2).min(4), 720),
         ..chart::Options::default()
     };
@@ -309,7 +328,11 @@ fn list(long: bool, json: bool) -> Result<u8> {
 
 fn explain_packet(dir: &Path, packet: u64, json: bool) -> Result<u8> {
     let e = explain::explain(dir, packet)?;
-    if json { print_json(&e)? } else { print_text(&e.to_string())? }
+    if json {
+        print_json(&e)?
+    } else {
+        print_text(&e.to_string())?
+    }
     Ok(DONE)
 }
 

@@ -8,7 +8,8 @@ use rightedge::{cli::Cli, commands};
 fn main() -> ExitCode {
     // Before any thread exists: without root, a user namespace of our own can only be entered now.
     let privilege = rightedge_tapctl::netns::prepare_process();
-    let filter = tracing_subscriber::EnvFilter::try_from_env("RIGHTEDGE_LOG").unwrap_or_else(|_| "warn".into());
+    let filter =
+        tracing_subscriber::EnvFilter::try_from_env("RIGHTEDGE_LOG").unwrap_or_else(|_| "warn".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     if let Err(e) = privilege {
         tracing::info!("no user namespace: {e}");

@@ -101,7 +101,7 @@ pub enum DropReason {
     Reset,
     /// Neither ACK, RST nor SYN.
     NoAckFlag,
-    /// Data after the application closed the socket.
+    /// Behind the peer's FIN, or data after the application closed the socket.
     AfterClose,
     /// The listener's queue is full.
     ListenOverflow,
@@ -618,9 +618,10 @@ impl DropReason {
             DropReason::Malformed | DropReason::BadChecksum => "tcp_v4_rcv",
             DropReason::NotForUs | DropReason::Fragment => "ip_rcv",
             DropReason::NoSocket => "tcp_v4_send_reset",
-            DropReason::OldData | DropReason::OverWindow | DropReason::ZeroWindow | DropReason::RcvQueueFull => {
-                "tcp_data_queue"
-            }
+            DropReason::OldData
+            | DropReason::OverWindow
+            | DropReason::ZeroWindow
+            | DropReason::RcvQueueFull => "tcp_data_queue",
             DropReason::BeyondWindow | DropReason::BadSequence => "tcp_sequence",
             DropReason::OfoNoMemory | DropReason::OfoCovered => "tcp_data_queue_ofo",
             DropReason::OfoPruned => "tcp_prune_ofo_queue",
@@ -732,7 +733,11 @@ impl fmt::Display for Decision {
                     CoalesceHow::HeadStolen => "head stolen",
                     CoalesceHow::FragsMoved => "fragments moved",
                 };
-                write!(f, "coalesced {len} bytes in the {} ({how}): {delta:+}, now {total_len} bytes", queue.in_words())
+                write!(
+                    f,
+                    "coalesced {len} bytes in the {} ({how}): {delta:+}, now {total_len} bytes",
+                    queue.in_words()
+                )
             }
             Decision::NotCoalesced { queue, why } => {
                 let why = match why {
@@ -752,7 +757,13 @@ impl fmt::Display for Decision {
             Decision::PruneCalled { sk_rmem_alloc, sk_rcvbuf, asked } => {
                 write!(f, "PruneCalled: {asked} asked with skmem_r {sk_rmem_alloc} of {sk_rcvbuf}")
             }
-            Decision::Clamped { sk_rcvbuf_before, sk_rcvbuf, sk_rmem_alloc, rcv_ssthresh_before, rcv_ssthresh } => {
+            Decision::Clamped {
+                sk_rcvbuf_before,
+                sk_rcvbuf,
+                sk_rmem_alloc,
+                rcv_ssthresh_before,
+                rcv_ssthresh,
+            } => {
                 write!(f, "clamp: ")?;
                 if sk_rcvbuf_before == sk_rcvbuf {
                     write!(f, "skmem_rb stays {sk_rcvbuf} (skmem_r {sk_rmem_alloc})")?;
@@ -764,17 +775,30 @@ impl fmt::Display for Decision {
                 }
                 Ok(())
             }
-            Decision::Collapsed { queue, outcome, freed, made, copied, sk_rmem_alloc_before, sk_rmem_alloc } => {
+            Decision::Collapsed {
+                queue,
+                outcome,
+                freed,
+                made,
+                copied,
+                sk_rmem_alloc_before,
+                sk_rmem_alloc,
+            } => {
                 let q = queue.in_words();
                 match outcome {
                     CollapseOutcome::Rewritten => write!(
                         f,
                         "collapsed the {q}: {freed} buffers into {made}, {copied} bytes copied, skmem_r {sk_rmem_alloc_before} to {sk_rmem_alloc}"
                     ),
-                    CollapseOutcome::NothingBloated => write!(f, "{q} not collapsed: every buffer is well packed"),
+                    CollapseOutcome::NothingBloated => {
+                        write!(f, "{q} not collapsed: every buffer is well packed")
+                    }
                     CollapseOutcome::SwitchedOff => write!(f, "{q} not collapsed: collapse is off"),
                     CollapseOutcome::AboveThreshold => {
-                        write!(f, "{q} not collapsed: skmem_r {sk_rmem_alloc_before} is above tcp_collapse_max_bytes")
+                        write!(
+                            f,
+                            "{q} not collapsed: skmem_r {sk_rmem_alloc_before} is above tcp_collapse_max_bytes"
+                        )
                     }
                 }
             }
@@ -794,7 +818,11 @@ impl fmt::Display for Decision {
             }
             Decision::Forced { truesize } => write!(f, "{truesize} forced: the receive queue is empty"),
             Decision::Pressure { on, allocated } => {
-                write!(f, "memory pressure {} ({allocated} pages in use)", if *on { "begins" } else { "ends" })
+                write!(
+                    f,
+                    "memory pressure {} ({allocated} pages in use)",
+                    if *on { "begins" } else { "ends" }
+                )
             }
             Decision::Dropped { reason, seq, len } => write!(f, "DROPPED {seq}+{len}: {}", reason.in_words()),
             Decision::ScalingRatio { before, after, len, truesize, window_clamp, rcv_ssthresh } => write!(
@@ -804,11 +832,18 @@ impl fmt::Display for Decision {
             Decision::RcvMss { before, after } => write!(f, "rcv_mss {before} to {after}"),
             Decision::Ssthresh { growth, before, after, room, window_clamp } => match growth {
                 Growth::Grew => write!(f, "rcv_ssthresh {before} to {after}"),
-                Growth::CutByRoom => write!(f, "rcv_ssthresh {before} to {after}, all the room there was ({room})"),
-                Growth::NoRoom => {
-                    write!(f, "rcv_ssthresh stays {before}: room {room} under clamp {window_clamp} and free space")
+                Growth::CutByRoom => {
+                    write!(f, "rcv_ssthresh {before} to {after}, all the room there was ({room})")
                 }
-                Growth::PoorlyPacked => write!(f, "rcv_ssthresh stays {before}: too much memory for the payload"),
+                Growth::NoRoom => {
+                    write!(
+                        f,
+                        "rcv_ssthresh stays {before}: room {room} under clamp {window_clamp} and free space"
+                    )
+                }
+                Growth::PoorlyPacked => {
+                    write!(f, "rcv_ssthresh stays {before}: too much memory for the payload")
+                }
                 Growth::UnderPressure => write!(f, "rcv_ssthresh {before} to {after}: memory pressure"),
             },
             Decision::Window(w) => w.fmt(f),
@@ -839,10 +874,12 @@ impl fmt::Display for Decision {
                 write!(f, "duplicate ACK held back ({held} so far, until {:.6} s)", until.as_secs_f64())
             }
             Decision::AckSkipped { counter } => write!(f, "answer suppressed by the rate limit ({counter})"),
-            Decision::Autotuned { copied, space, sk_rcvbuf_before, sk_rcvbuf, window_clamp, rcv_rtt_us } => write!(
-                f,
-                "autotuning: {copied} bytes read in a round trip of {rcv_rtt_us} µs ({space} before): skmem_rb {sk_rcvbuf_before} to {sk_rcvbuf}, window_clamp {window_clamp}"
-            ),
+            Decision::Autotuned { copied, space, sk_rcvbuf_before, sk_rcvbuf, window_clamp, rcv_rtt_us } => {
+                write!(
+                    f,
+                    "autotuning: {copied} bytes read in a round trip of {rcv_rtt_us} µs ({space} before): skmem_rb {sk_rcvbuf_before} to {sk_rcvbuf}, window_clamp {window_clamp}"
+                )
+            }
             Decision::Read { len, copied_seq, unread } => {
                 write!(f, "read {len} bytes up to {copied_seq}, {unread} unread")
             }
@@ -850,7 +887,9 @@ impl fmt::Display for Decision {
                 write!(f, "{} {start}..{end}", if *duplicate { "D-SACK" } else { "SACK" })
             }
             Decision::State { from, to } => write!(f, "{from} to {to}"),
-            Decision::Retransmitted { seq, len, backoff } => write!(f, "retransmitted {seq}+{len} (back-off {backoff})"),
+            Decision::Retransmitted { seq, len, backoff } => {
+                write!(f, "retransmitted {seq}+{len} (back-off {backoff})")
+            }
             Decision::Setting { name, value, sk_rcvbuf, window_clamp, rcv_ssthresh } => write!(
                 f,
                 "{name} = {value}: skmem_rb {sk_rcvbuf}, window_clamp {window_clamp}, rcv_ssthresh {rcv_ssthresh}"

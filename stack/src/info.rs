@@ -2,6 +2,7 @@
 
 use crate::{
     mem::SockMem,
+    stack::Shared,
     tcb::{State, Tcb},
     units::Seq,
 };
@@ -144,7 +145,7 @@ pub struct Info {
 }
 
 impl Info {
-    pub(crate) fn of(t: &Tcb, hz: u32) -> Self {
+    pub(crate) fn of(t: &Tcb, shared: &Shared) -> Self {
         Info {
             state: t.state,
             mem: MemInfo::from(&t.mem),
@@ -155,7 +156,7 @@ impl Info {
             rcv_mss: t.rcv_mss,
             advmss: t.advmss,
             snd_mss: t.snd.mss_cache,
-            ato_us: t.ack.ato.saturating_mul(1_000_000 / hz.max(1)),
+            ato_us: t.shown_ato(shared).saturating_mul(1_000_000 / shared.tick.hz().max(1)),
             rcv_space: t.rcvq.space,
             rcv_rtt_us: t.rtt.rtt_us8 >> 3,
             rtt_us: t.snd.srtt_us8 >> 3,

@@ -100,10 +100,11 @@ impl GlobalMem {
 
     pub(crate) fn set_group_limit(&mut self, id: GroupId, bytes: u64) {
         let limit = i64::try_from(bytes >> PAGE_SHIFT).unwrap_or(i64::MAX);
-        self.groups
-            .entry(id)
-            .and_modify(|g| g.limit = limit)
-            .or_insert(Group { limit, allocated: 0, pressure_until: Instant::ZERO });
+        self.groups.entry(id).and_modify(|g| g.limit = limit).or_insert(Group {
+            limit,
+            allocated: 0,
+            pressure_until: Instant::ZERO,
+        });
     }
 
     pub(crate) fn group_usage(&self, id: GroupId) -> Option<(i64, i64)> {
@@ -308,7 +309,12 @@ mod tests {
             let profile = Profile::linux_6_18();
             let mut sysctl = Sysctls::defaults(&profile, 16 << 30);
             sysctl.mem_pcpu_rsv = 1;
-            Rig { profile, sysctl, global: GlobalMem { sockets: 1, ..GlobalMem::default() }, counters: Counters::default() }
+            Rig {
+                profile,
+                sysctl,
+                global: GlobalMem { sockets: 1, ..GlobalMem::default() },
+                counters: Counters::default(),
+            }
         }
 
         fn cx(&mut self) -> MemCtx<'_> {

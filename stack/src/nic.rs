@@ -372,9 +372,16 @@ mod tests {
     #[test]
     fn measured_on_6_1() {
         let p = Profile::linux_6_1();
-        for (payload, want) in
-            [(1, 768), (76, 768), (77, 1280), (141, 1280), (500, 1280), (1448, 2304), (3661, 8448), (8000, 16_640)]
-        {
+        for (payload, want) in [
+            (1, 768),
+            (76, 768),
+            (77, 1280),
+            (141, 1280),
+            (500, 1280),
+            (1448, 2304),
+            (3661, 8448),
+            (8000, 16_640),
+        ] {
             assert_eq!(cost(Driver::Tun, &p, &tun(payload)), want, "TUN {payload}");
         }
         // user-mode-linux keeps two bytes for IP alignment: the steps come two bytes earlier.
@@ -390,9 +397,17 @@ mod tests {
     #[test]
     fn build_path_charges_what_the_frame_needs() {
         let p = Profile::linux_6_18();
-        for (payload, want) in
-            [(1, 768), (76, 832), (140, 896), (500, 1216), (800, 1536), (1000, 1728), (1284, 2048), (1400, 2112), (1448, 2176)]
-        {
+        for (payload, want) in [
+            (1, 768),
+            (76, 832),
+            (140, 896),
+            (500, 1216),
+            (800, 1536),
+            (1000, 1728),
+            (1284, 2048),
+            (1400, 2112),
+            (1448, 2176),
+        ] {
             let l = layout(Driver::TapBuild, &p, &tap(payload));
             assert_eq!(l.truesize, want, "{payload}");
             assert!(l.head_frag && l.tailroom < 64);
@@ -429,7 +444,12 @@ mod tests {
         for p in [Profile::linux_6_1(), Profile::linux_6_18()] {
             for (d, _, _) in Driver::ALL {
                 for frame in [0u32, 1, 54, 65_535, 70_000, 1 << 20] {
-                    let s = FrameShape { frame, headers: frame.min(54), payload: frame.saturating_sub(54), vnet_hdr_len: 0 };
+                    let s = FrameShape {
+                        frame,
+                        headers: frame.min(54),
+                        payload: frame.saturating_sub(54),
+                        vnet_hdr_len: 0,
+                    };
                     let l = layout(*d, &p, &s);
                     assert!(l.headlen <= s.payload || s.payload == 0);
                 }

@@ -211,11 +211,11 @@ behaviours! {
         /// 8 bits: 256 jiffies and more are cut (6.12 and later).
         Byte = "8",
     }
-    /// Growth of ATO when the delayed-ACK timer fires.
+    /// How far ATO grows, with the pace of arrivals or when the delayed-ACK timer fires.
     AtoCap {
-        /// Up to the RTO.
+        /// Up to the RTO (6.1, 6.18).
         Rto = "rto",
-        /// Up to the RTO and 200 ms (6.12.x, 7.x).
+        /// Up to the longest delay of an ACK (6.12.x, 7.x).
         DelackMax = "delack-max",
     }
     /// The longest delay of an ACK.
@@ -639,7 +639,10 @@ impl Profile {
                 Some(Err(takes)) => return Err(bad(&takes)),
                 None => {
                     let known: Vec<_> = self.switches().iter().map(|s| s.name).collect();
-                    return Err(ProfileError::UnknownSwitch { name: name.to_owned(), known: known.join(", ") });
+                    return Err(ProfileError::UnknownSwitch {
+                        name: name.to_owned(),
+                        known: known.join(", "),
+                    });
                 }
             },
         }
@@ -666,7 +669,11 @@ impl Profile {
             Collapse::Off => "off".to_owned(),
             Collapse::Below(n) => n.to_string(),
         };
-        let number = |name, takes: &str, value: u32| Switch { name, takes: takes.to_owned(), value: value.to_string() };
+        let number = |name, takes: &str, value: u32| Switch {
+            name,
+            takes: takes.to_owned(),
+            value: value.to_string(),
+        };
         all.push(Switch { name: "collapse", takes: "on|off|BYTES".to_owned(), value: collapse });
         all.push(number("hz", "1…10000", self.build.hz));
         all.push(number("max_header", "16…512", self.build.max_header));
@@ -707,7 +714,10 @@ mod tests {
     #[test]
     fn constants_of_measured_builds() {
         let b = Profile::linux_6_18().build;
-        assert_eq!((b.max_tcp_header(), b.small_head(), b.shared_info(), b.truesize(256)), (192, 576, 320, 832));
+        assert_eq!(
+            (b.max_tcp_header(), b.small_head(), b.shared_info(), b.truesize(256)),
+            (192, 576, 320, 832)
+        );
         assert_eq!(Profile::linux_6_1().build.max_tcp_header(), 256);
         let debian = KernelBuild { max_header: 176, ..b };
         assert_eq!((debian.max_tcp_header(), debian.small_head()), (320, 704));

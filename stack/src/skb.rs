@@ -131,6 +131,14 @@ impl Skb {
         if self.nr_frags == 0 { self.tailroom } else { 0 }
     }
 
+    /// A local sender drops its copy of a buffer once it is acknowledged; then the buffer is ours alone. (That the
+    /// sender sees the ACK before the next segment arrives is a simplification of the veth model.)
+    pub(crate) fn forget_clone(&mut self, acked: Seq) {
+        if self.cloned && !self.end_seq.after(acked) {
+            self.cloned = false;
+        }
+    }
+
     /// `skb_condense`: pulls fragments that fit into the head, and forgets memory that is no longer used.
     pub(crate) fn condense(&mut self, build: &KernelBuild) {
         if self.nr_frags > 0 {
@@ -147,7 +155,11 @@ impl Skb {
 
     /// `skb_try_coalesce`: joins `from` onto the end of this buffer. On success the caller owns what is left of `from`
     /// (its own charge, if it was charged).
-    pub(crate) fn try_coalesce(&mut self, from: &mut Skb, build: &KernelBuild) -> Result<Merge, CoalesceRefusal> {
+    pub(crate) fn try_coalesce(
+        &mut self,
+        from: &mut Skb,
+        build: &KernelBuild,
+    ) -> Result<Merge, CoalesceRefusal> {
         if from.seq != self.end_seq {
             return Err(CoalesceRefusal::NotContiguous);
         }
@@ -314,7 +326,13 @@ mod tests {
         let p = Profile::linux_6_18();
         let one = |seq| {
             let shape = FrameShape { frame: 55, headers: 54, payload: 1, vnet_hdr_len: 0 };
-            Skb::new(Seq(seq), TcpFlags::ACK, Bytes::from_static(b"x"), &layout(Driver::TapBuild, &p, &shape), (0, 1))
+            Skb::new(
+                Seq(seq),
+                TcpFlags::ACK,
+                Bytes::from_static(b"x"),
+                &layout(Driver::TapBuild, &p, &shape),
+                (0, 1),
+            )
         };
         let mut to = one(0);
         let mut n = 1;

@@ -318,9 +318,11 @@ mod tests {
         assert!(say(&mut s, "tcp_rmem", "4096 1").contains("3 number"));
         assert!(say(&mut s, "tcp_rmem", "4096 x 1").contains("'tcp_rmem': x"));
         assert!(say(&mut s, "tcp_rwin", "1").contains("tcp_rmem"));
-        assert!(Sysctls::defaults(&Profile::linux_6_1(), 1 << 30)
-            .set(&Profile::linux_6_1(), "tcp_rmem", "1 1 1")
-            .is_err());
+        assert!(
+            Sysctls::defaults(&Profile::linux_6_1(), 1 << 30)
+                .set(&Profile::linux_6_1(), "tcp_rmem", "1 1 1")
+                .is_err()
+        );
     }
 
     #[test]

@@ -171,7 +171,13 @@ pub(crate) struct Offer {
 }
 
 /// Applies the no-shrink rule, the scale and the 16-bit field to a raw window.
-pub(crate) fn offer(raw: u32, old_window: u32, wscale: u8, shrink: ShrinkPolicy, signed_workaround: bool) -> Offer {
+pub(crate) fn offer(
+    raw: u32,
+    old_window: u32,
+    wscale: u8,
+    shrink: ShrinkPolicy,
+    signed_workaround: bool,
+) -> Offer {
     let edge_kept = raw < old_window && !may_shrink(shrink, wscale);
     // The remaining window is rounded up to the scale, so the edge may creep right by up to one unit.
     let rcv_wnd = if edge_kept { round_up(old_window, 1 << wscale) } else { raw };
@@ -256,7 +262,14 @@ mod tests {
         assert_eq!(raw(&i).limit, WindowLimit::BelowMss);
         let i = RawInputs { free_space: -5, shrink: ShrinkPolicy::Merged, ..inputs() };
         assert_eq!(raw(&i).window, 0);
-        let i = RawInputs { free_space: 900, full_space: 8000, rcv_mss: 500, wscale: 10, shrink: ShrinkPolicy::Merged, ..inputs() };
+        let i = RawInputs {
+            free_space: 900,
+            full_space: 8000,
+            rcv_mss: 500,
+            wscale: 10,
+            shrink: ShrinkPolicy::Merged,
+            ..inputs()
+        };
         assert_eq!(raw(&i).window, 0);
     }
 

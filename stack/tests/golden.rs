@@ -6,7 +6,14 @@
 mod rig;
 
 use rig::{Handshake, Rig, Sent, config};
-use rightedge_stack::{ListenOptions, SocketOption, decision::{AckNow, Decision}, nic::Driver, profile::Profile, time::Duration, wire::TcpFlags};
+use rightedge_stack::{
+    ListenOptions, SocketOption,
+    decision::{AckNow, Decision},
+    nic::Driver,
+    profile::Profile,
+    time::Duration,
+    wire::TcpFlags,
+};
 
 /// One tick of the kernel the trace was taken on: 4 ms at HZ 250, 10 ms at HZ 100.
 fn gap(rig: &Rig) -> Duration {
@@ -98,7 +105,11 @@ fn t3_small_segments_collapse_on_both() {
         let options = ListenOptions { rcvbuf: Some(10_000), ..ListenOptions::default() };
         let mut rig = tun(profile, options);
         let i = rig.info();
-        assert_eq!((rig.syn_ack.window, rig.wscale, i.mem.rcvbuf, i.rcv_ssthresh), (8688, 0, 20_000, 8552), "{profile}");
+        assert_eq!(
+            (rig.syn_ack.window, rig.wscale, i.mem.rcvbuf, i.rcv_ssthresh),
+            (8688, 0, 20_000, 8552),
+            "{profile}"
+        );
         let mut charged = 0;
         for n in 1..=32u32 {
             let got = row(&mut rig, (n - 1) * 200, 200);
@@ -110,7 +121,11 @@ fn t3_small_segments_collapse_on_both() {
                 charged += if n % 2 == 1 { 1280 } else { 0 };
                 assert_eq!(got.1, charged, "{profile} segment {n}");
             } else {
-                assert_eq!((got.0, got.1, got.2, got.3), (3296, 8704, 3584, Some(3200)), "{profile} segment 32");
+                assert_eq!(
+                    (got.0, got.1, got.2, got.3),
+                    (3296, 8704, 3584, Some(3200)),
+                    "{profile} segment 32"
+                );
                 assert_eq!((rig.count("TcpExtPruneCalled"), rig.count("TcpExtTCPRcvCollapsed")), (1, 16));
             }
         }
@@ -127,7 +142,11 @@ fn t3_small_segments_collapse_on_both() {
 
 #[test]
 fn t4_page_fragment_heads_on_tap() {
-    let mut rig = Rig::new(config(Profile::linux_6_18(), Driver::TapBuild), ListenOptions::default(), Handshake::default());
+    let mut rig = Rig::new(
+        config(Profile::linux_6_18(), Driver::TapBuild),
+        ListenOptions::default(),
+        Handshake::default(),
+    );
     let mut charged = 0;
     for n in 0..20u32 {
         let got = row(&mut rig, n * 1448, 1448);
@@ -152,7 +171,11 @@ fn t4_page_fragment_heads_on_tap() {
 
 #[test]
 fn t4_filling_a_hole_refunds_stolen_heads() {
-    let mut rig = Rig::new(config(Profile::linux_6_18(), Driver::TapBuild), ListenOptions::default(), Handshake::default());
+    let mut rig = Rig::new(
+        config(Profile::linux_6_18(), Driver::TapBuild),
+        ListenOptions::default(),
+        Handshake::default(),
+    );
     row(&mut rig, 0, 1448);
     // Two segments further out, two nearer, and 100 bytes that close the gap between them: two buffers, no hole.
     let far = 4 * 1448 + 100;

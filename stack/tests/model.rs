@@ -15,9 +15,18 @@ use rightedge_stack::{
 #[derive(Clone, Debug)]
 enum Op {
     /// `len` bytes, `from` bytes away from the next expected one.
-    Data { from: i32, len: u32, push: bool, fin: bool, gso: u16 },
+    Data {
+        from: i32,
+        len: u32,
+        push: bool,
+        fin: bool,
+        gso: u16,
+    },
     /// What the window allows, from the next expected byte on, in pieces of `mss`.
-    Burst { mss: u16, pieces: u8 },
+    Burst {
+        mss: u16,
+        pieces: u8,
+    },
     Read(u32),
     Peek(u16),
     Hold,
@@ -289,8 +298,7 @@ fn run(w: &World) -> Result<(), TestCaseError> {
     let mut rig = Rig::new(c, ListenOptions { rcvbuf: w.rcvbuf, ..ListenOptions::default() }, shake);
     rig.stack.set_tracing(w.ops.len() % 2 == 0);
     let edge = i64::from(rig.syn_ack.window);
-    let mut m =
-        Model { sent: Vec::new(), end: w.end, fin: false, acked: 0, read: 0, edge, may_shrink };
+    let mut m = Model { sent: Vec::new(), end: w.end, fin: false, acked: 0, read: 0, edge, may_shrink };
     for op in &w.ops {
         let sent = step(&mut rig, &mut m, op)?;
         rig.records.clear();
@@ -330,7 +338,7 @@ fn run(w: &World) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.max(400), max_shrink_iters: 3000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.max(400), max_shrink_iters: 3000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_happens_the_books_balance_and_the_bytes_are_right(w in world()) {

@@ -50,6 +50,7 @@ fn choice() -> WindowChoice {
         limit: WindowLimit::FreeSpace,
         rcv_nxt: Seq(1449),
         old_window: 40_001,
+        old_rcv_wnd: 41_450,
         edge_kept: true,
         rcv_wnd: 40_064,
         field: 313,

@@ -16,11 +16,14 @@ use rightedge_stack::{
     wire::RxMeta,
 };
 
+use super::RunSpec;
 use super::tally::Tally;
 use super::wire::{PORT, SENDER_IP, STACK_IP, Wire};
-use super::RunSpec;
 use crate::link::{Dir, FrameMeta, Link};
-use crate::observer::{Observer, segment::{self, Segment}};
+use crate::observer::{
+    Observer,
+    segment::{self, Segment},
+};
 use crate::record::{Direction, Event as SampleEvent, RunDir, Sample};
 use crate::scenario::ReadSchedule;
 use crate::sender::{Role, first_mismatch};
@@ -146,6 +149,7 @@ pub struct Engine<'a, W: Wire> {
     recording: bool,
     next_conn: u32,
     records: Vec<Record>,
+    answered: bool,
 }
 
 impl<'a, W: Wire> Engine<'a, W> {
@@ -181,6 +185,7 @@ impl<'a, W: Wire> Engine<'a, W> {
             recording: true,
             next_conn: 0,
             records: Vec::new(),
+            answered: false,
         };
         let now = engine.wire.now();
         let options = engine.spec.listen_options()?;
@@ -227,6 +232,8 @@ impl<'a, W: Wire> Engine<'a, W> {
 
     /// One turn: what has arrived, what is due, what can be read. True if there may be more at once.
     fn turn(&mut self, now: Instant) -> Result<bool> {
+        // Whatever is handed to the sender may make it answer at this very instant.
+        self.answered = false;
         let mut busy = false;
         for _ in 0..BATCH {
             let Some((frame, meta)) = self.wire.recv(now)? else { break };
@@ -244,7 +251,7 @@ impl<'a, W: Wire> Engine<'a, W> {
             self.cwnd_at = now;
             self.look_at_sender(now);
         }
-        Ok(busy)
+        Ok(busy || self.answered)
     }
 
     fn look_at_sender(&mut self, now: Instant) {
@@ -260,10 +267,15 @@ impl<'a, W: Wire> Engine<'a, W> {
         while let Some((dir, frame, carried)) = self.link.poll(now) {
             match dir {
                 Dir::Down => self.arrive(now, &frame, carried.meta)?,
-                Dir::Up => self.wire.send(now, &frame)?,
+                Dir::Up => self.send_up(now, &frame)?,
             }
         }
         Ok(())
+    }
+
+    fn send_up(&mut self, now: Instant, frame: &Bytes) -> Result<()> {
+        self.answered = true;
+        self.wire.send(now, frame)
     }
 
     fn arrive(&mut self, now: Instant, frame: &Bytes, meta: RxMeta) -> Result<()> {
@@ -277,7 +289,12 @@ impl<'a, W: Wire> Engine<'a, W> {
     }
 
     /// After anything happened: record it, send what is to be sent, welcome new connections.
-    fn settle(&mut self, now: Instant, event: SampleEvent, arrived: Option<(u64, &Bytes, Option<Segment>)>) -> Result<()> {
+    fn settle(
+        &mut self,
+        now: Instant,
+        event: SampleEvent,
+        arrived: Option<(u64, &Bytes, Option<Segment>)>,
+    ) -> Result<()> {
         self.take_records();
         let t = now.as_nanos();
         let mut pcap = None;
@@ -314,7 +331,7 @@ impl<'a, W: Wire> Engine<'a, W> {
         }
         while let Some((dir, frame, carried)) = self.link.poll(now) {
             match dir {
-                Dir::Up => self.wire.send(now, &frame)?,
+                Dir::Up => self.send_up(now, &frame)?,
                 // A frame that the link let out at this very instant is handled in its turn.
                 Dir::Down => {
                     self.link.push(now, Dir::Down, frame, carried);
@@ -505,12 +522,17 @@ impl<'a, W: Wire> Engine<'a, W> {
         if limits.bytes.is_some_and(|b| self.delivered() >= b.0) {
             return Some(EndReason::ByteLimit);
         }
-        let unread = self.readers.values().any(|r| r.open && r.info.recv_q > 0 && r.schedule.next_at(now).is_some());
-        if self.wire.sender_done() && self.link.poll_timeout().is_none() && !unread {
-            self.look_at_sender(now);
-            return Some(EndReason::SenderDone);
+        if !self.wire.sender_done() || self.link.poll_timeout().is_some() {
+            return None;
         }
-        None
+        self.look_at_sender(now);
+        // A sender that failed sends no more; what it left unread is kept for the report.
+        let unread = self.sender_error_at.is_none()
+            && self
+                .readers
+                .values()
+                .any(|r| r.open && r.info.recv_q > 0 && r.schedule.next_at(now).is_some());
+        (!unread).then_some(EndReason::SenderDone)
     }
 
     fn delivered(&self) -> u64 {
@@ -544,9 +566,9 @@ impl<'a, W: Wire> Engine<'a, W> {
 
     /// Link statistics, if there is a link.
     pub fn link_stats(&self) -> Option<serde_json::Value> {
-        (!self.spec.scenario.link.is_off()).then(|| {
-            serde_json::json!({ "down": self.link.stats(Dir::Down), "up": self.link.stats(Dir::Up) })
-        })
+        (!self.spec.scenario.link.is_off()).then(
+            || serde_json::json!({ "down": self.link.stats(Dir::Down), "up": self.link.stats(Dir::Up) }),
+        )
     }
 }
 
@@ -565,4 +587,3 @@ fn unwrap(distance: i32, near: u64) -> i64 {
     let near = near as i64;
     near + i64::from(distance.wrapping_sub(near as i32))
 }
-

@@ -11,10 +11,7 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context as _, Result, bail};
 use rightedge_stack::{
-    ListenOptions, Route, SocketOption, StackConfig,
-    nic::Driver,
-    profile::Profile,
-    sysctl::Sysctls,
+    ListenOptions, Route, SocketOption, StackConfig, nic::Driver, profile::Profile, sysctl::Sysctls,
     time::Instant,
 };
 use rightedge_tapctl::netns;

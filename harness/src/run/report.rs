@@ -131,7 +131,9 @@ pub(super) fn conclude<W: Wire>(
     let sockets: Vec<SocketView> = engine
         .stack
         .connections()
-        .filter_map(|id: SocketId| Some(socket_view(&engine.stack.info(id).ok()?, engine.stack.addresses(id).ok()?)))
+        .filter_map(|id: SocketId| {
+            Some(socket_view(&engine.stack.info(id).ok()?, engine.stack.addresses(id).ok()?))
+        })
         .collect();
     RunReport {
         scenario: spec.scenario.name.clone(),
@@ -250,7 +252,10 @@ impl RunReport {
             ("received / read", format!("{} / {}", n(delivered), n(read))),
             ("sender wrote", n(self.sender.written)),
             ("sender's error", self.sender.error.clone().unwrap_or_else(|| "none".to_owned())),
-            ("right edge moved left", format!("{} times, {} at most", self.left_moves.0, n(self.left_moves.1))),
+            (
+                "right edge moved left",
+                format!("{} times, {} at most", self.left_moves.0, n(self.left_moves.1)),
+            ),
             ("bytes intact", if self.intact { "yes, every one checked" } else { "NO" }.to_owned()),
         ];
         let mut s = views::summary(&self.scenario, &rows);
@@ -282,10 +287,12 @@ impl RunReport {
             let _ = writeln!(s, "observer: {:?}: {}{at}: {}", f.party, f.rule, f.words);
         }
         if self.recorded_every > 1 {
-            let _ = writeln!(s, "note: towards the end only every {}th event was recorded", self.recorded_every);
+            let _ =
+                writeln!(s, "note: towards the end only every {}th event was recorded", self.recorded_every);
         }
         if self.decisions_lost > 0 {
-            let _ = writeln!(s, "note: {} decisions were not taken in time and are lost", self.decisions_lost);
+            let _ =
+                writeln!(s, "note: {} decisions were not taken in time and are lost", self.decisions_lost);
         }
         if let Some(why) = &self.real_time_note {
             let _ = writeln!(s, "note: shortened for real time: {why}");
@@ -310,10 +317,11 @@ impl RunReport {
 fn draw(spec: &RunSpec, path: &std::path::Path, report: &RunReport) -> Result<()> {
     use crate::{chart, record::load_samples, record::names};
     let samples = load_samples(path)?;
-    let counters = ["TcpExtTCPRcvCoalesce", "TcpExtTCPRcvCollapsed", "TcpExtPruneCalled", "TcpExtTCPRcvQDrop"];
+    let counters =
+        ["TcpExtTCPRcvCoalesce", "TcpExtTCPRcvCollapsed", "TcpExtPruneCalled", "TcpExtTCPRcvQDrop"];
     let options = chart::Options {
-        title: format!("{}: {}", spec.scenario.name, spec.scenario.about),
-        subtitle: format!("{} · {} · {:.1} s", report.policy, report.sender.what, report.duration),
+        title: format!("{} · {}", spec.scenario.name, report.policy),
+        subtitle: format!("{} · {}", spec.scenario.about, report.sender.what),
         counters: counters
             .iter()
             .filter_map(|c| report.counters.get(c).map(|v| (c.trim_start_matches("TcpExt").to_owned(), *v)))

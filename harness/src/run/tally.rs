@@ -206,7 +206,9 @@ pub fn judge(
         .map(|r| {
             let ours = tally.metric(&r.metric, r.at_packet, end);
             Judged {
-                metric: r.at_packet.map_or_else(|| r.metric.clone(), |p| format!("{} at packet {p}", r.metric)),
+                metric: r
+                    .at_packet
+                    .map_or_else(|| r.metric.clone(), |p| format!("{} at packet {p}", r.metric)),
                 effect: r.effect.clone(),
                 published: r.published.clone(),
                 condition: r.condition(),

@@ -24,7 +24,7 @@ use crate::scenario::{Clock, Scenario, SysctlValue};
 use crate::sender::{
     End, Role,
     kernel::{KernelConfig, KernelHooks, KernelSender, TcpOption, TcpSample},
-    model::{AppModel, Congestion, ModelConfig, ModelSender, SndBuf},
+    model::{ModelConfig, ModelSender},
 };
 
 /// The sender's address.
@@ -114,34 +114,16 @@ impl ModelWire {
 }
 
 fn model_config(s: &Scenario) -> ModelConfig {
-    let d = ModelConfig::default();
-    let initcwnd = s.route.initcwnd.unwrap_or(d.initcwnd);
-    ModelConfig {
-        role: s.sender_role(),
+    let role = s.sender_role();
+    s.model_config(ModelConfig {
         mac: SENDER_MAC.0,
         peer_mac: STACK_MAC.0,
         addr: SENDER_IP,
         peer_addr: STACK_IP,
-        port: if s.sender_role() == Role::Server { PORT } else { 40_000 },
+        port: if role == Role::Server { PORT } else { 40_000 },
         peer_port: PORT,
-        mss: s.sender.mss.unwrap_or(d.mss),
-        timestamps: s.sender.timestamps,
-        sack: s.sender.sack,
-        wscale: Some(s.sender.wscale.unwrap_or(7)),
-        app: AppModel {
-            write_sizes: s.sender.write.sizes(),
-            pace: s.sender.pace.0,
-            nodelay: s.sender.nodelay,
-            total: s.sender.total.map(|t| t.0),
-            stop_after: None,
-            end: s.sender.end,
-        },
-        sndbuf: s.sender.so_sndbuf.map_or(d.sndbuf, |b| SndBuf::Fixed(b.0 * 2)),
-        initcwnd,
-        congestion: Congestion::Reno,
-        gso_max: s.sender.gso_max.as_u32(),
-        ..d
-    }
+        ..ModelConfig::default()
+    })
 }
 
 impl Wire for ModelWire {
@@ -156,9 +138,10 @@ impl Wire for ModelWire {
         if self.model.poll_timeout().is_some_and(|t| t <= now) {
             self.model.handle_timeout(now);
         }
-        Ok(self.model.poll_transmit(now).map(|(frame, gso_size)| {
-            (frame, RxMeta { gso_size, ..RxMeta::default() })
-        }))
+        Ok(self
+            .model
+            .poll_transmit(now)
+            .map(|(frame, gso_size)| (frame, RxMeta { gso_size, ..RxMeta::default() })))
     }
 
     fn send(&mut self, now: Instant, frame: &Bytes) -> Result<()> {
@@ -280,25 +263,12 @@ pub(super) fn sysctl_text(v: &SysctlValue) -> String {
 fn kernel_config(s: &Scenario) -> (KernelConfig, String) {
     let any = SocketAddr::new(IpAddr::V4(SENDER_IP), 0);
     let role = s.sender_role();
-    let cfg = KernelConfig {
-        role,
+    let cfg = s.kernel_config(KernelConfig {
         local: if role == Role::Server { SocketAddr::new(SENDER_IP.into(), PORT) } else { any },
         remote: SocketAddr::new(STACK_IP.into(), PORT),
-        connections: s.sender.connections,
-        write_sizes: s.sender.write.sizes(),
-        pace: StdDuration::from_nanos(s.sender.pace.0.as_nanos()),
-        nodelay: s.sender.nodelay,
-        congestion: Some(s.sender.congestion.clone()),
-        sndbuf: s.sender.so_sndbuf.map(|b| b.as_u32()),
-        maxseg: s.sender.mss,
-        notsent_lowat: s.sender.notsent_lowat.map(|b| b.as_u32()),
-        total: s.sender.total.map(|t| t.0),
-        time_limit: None,
-        end: s.sender.end,
-        connect_timeout: StdDuration::from_secs(5),
-        close_wait: StdDuration::from_secs(5),
         sample_every: StdDuration::from_millis(100),
-    };
+        ..KernelConfig::default()
+    });
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let what = format!("Linux {} kernel sender, {}", kernel.trim(), s.sender.congestion);
     (cfg, what)
@@ -309,7 +279,8 @@ fn set_option(fd: std::os::fd::BorrowedFd<'_>, option: TcpOption) -> io::Result<
         TcpOption::MaxSeg(v) => (libc::TCP_MAXSEG, i32::from(v)),
         TcpOption::NotsentLowat(v) => (libc::TCP_NOTSENT_LOWAT, i32::try_from(v).unwrap_or(i32::MAX)),
     };
-    rightedge_tapctl::observe::set_socket_option(&fd, libc::IPPROTO_TCP, name, value).map_err(io::Error::other)
+    rightedge_tapctl::observe::set_socket_option(&fd, libc::IPPROTO_TCP, name, value)
+        .map_err(io::Error::other)
 }
 
 fn sample(fd: std::os::fd::BorrowedFd<'_>) -> io::Result<TcpSample> {
@@ -342,14 +313,17 @@ impl Wire for TapWire {
     fn recv(&mut self, _now: Instant) -> Result<Option<(Bytes, RxMeta)>> {
         let n = match self.tap.recv(&mut self.buffer) {
             Ok(n) => n,
-            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => return Ok(None),
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                return Ok(None);
+            }
             Err(e) => return Err(e).context("cannot read from the TAP device"),
         };
         let data = self.buffer.get(..n).unwrap_or_default();
         let mut meta = RxMeta::default();
         let frame = match self.tap.vnet_hdr() {
             Some(size) => {
-                let (h, frame) = VnetHdr::parse(data, size).context("virtio header of a frame from the kernel")?;
+                let (h, frame) =
+                    VnetHdr::parse(data, size).context("virtio header of a frame from the kernel")?;
                 meta = RxMeta {
                     gso_size: if h.gso() == GsoType::None { 0 } else { h.gso_size.get() },
                     hdr_len: h.hdr_len.get(),
@@ -403,7 +377,11 @@ impl Wire for TapWire {
         SenderReport {
             what: self.what.clone(),
             written: stats.connections.iter().map(|c| c.written).sum(),
-            error: stats.connections.iter().find_map(|c| c.first_error.clone()).or_else(|| stats.error.clone()),
+            error: stats
+                .connections
+                .iter()
+                .find_map(|c| c.first_error.clone())
+                .or_else(|| stats.error.clone()),
             retransmits: u64::from(last.total_retrans),
             cwnd: last.snd_cwnd,
             rtt_us: u64::from(last.rtt_us),

@@ -199,7 +199,9 @@ fn route(s: &Scenario) -> Result<(), Complaint> {
         return Err(complain("route.mtu", m, "out of range", "576 to 65535"));
     }
     segment_size("route.advmss", r.advmss)?;
-    for (key, v) in [("route.initcwnd", r.initcwnd), ("route.initrwnd", r.initrwnd)] {
+    let real = s.real_time.as_ref().and_then(|t| t.initcwnd);
+    let all = [("route.initcwnd", r.initcwnd), ("route.initrwnd", r.initrwnd), ("real_time.initcwnd", real)];
+    for (key, v) in all {
         if let Some(v) = v.filter(|v| !(1..=1 << 20).contains(v)) {
             return Err(complain(key, v, "out of range", "1 to 1048576 segments"));
         }

@@ -4,6 +4,7 @@
 //! Reading goes through three sieves: the TOML syntax, the schema (unknown keys are refused), and [`Scenario::load`]'s
 //! checks against what the stack knows. Every complaint names file, key, value and something that would do.
 
+mod build;
 mod check;
 pub mod expect;
 pub mod reader;

@@ -118,9 +118,6 @@ pub struct DriverSpec {
     /// Charge every frame so much more than the model says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub extra: Option<Size>,
-    /// Merge frames before TCP sees them.
-    #[serde(default)]
-    pub gro: bool,
 }
 
 /// The sending side: the model, or a kernel.
@@ -246,6 +243,12 @@ pub struct RealTime {
     /// The receiver's reading.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read: Option<ReadPattern>,
+    /// The receiver acknowledges at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quickack: Option<bool>,
+    /// The sender's first congestion window, in segments.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initcwnd: Option<u32>,
 }
 
 /// Which clock a run goes by.
@@ -264,13 +267,15 @@ impl Scenario {
     pub fn for_clock(&self, clock: Clock) -> Scenario {
         let mut s = self.clone();
         let Some(r) = self.real_time.clone().filter(|_| clock == Clock::Real) else { return s };
-        let RealTime { why: _, time, packets, bytes, pace, write, read } = r;
+        let RealTime { why: _, time, packets, bytes, pace, write, read, quickack, initcwnd } = r;
         s.limits.time = time.or(s.limits.time);
         s.limits.packets = packets.or(s.limits.packets);
         s.limits.bytes = bytes.or(s.limits.bytes);
         s.sender.pace = pace.unwrap_or(s.sender.pace);
         s.sender.write = write.unwrap_or(s.sender.write);
         s.receiver.read = read.unwrap_or(s.receiver.read);
+        s.route.quickack = quickack.unwrap_or(s.route.quickack);
+        s.route.initcwnd = initcwnd.or(s.route.initcwnd);
         s
     }
 
@@ -338,7 +343,7 @@ impl std::fmt::Display for SysctlValue {
 
 impl Default for DriverSpec {
     fn default() -> Self {
-        DriverSpec { model: "tap".to_owned(), truesize: None, extra: None, gro: false }
+        DriverSpec { model: "tap".to_owned(), truesize: None, extra: None }
     }
 }
 

@@ -50,7 +50,8 @@ fn the_built_in_scenarios_say_what_the_experiments_say() {
     assert!(a1.for_clock(Clock::Virtual).limits.time > Some(Span(Duration::from_secs(1100))));
     let a4 = load("never-reads");
     assert_eq!((a4.sender.write.sizes(), a4.sender.pace, a4.sender.nodelay), (vec![4], ms, true));
-    assert_eq!(a4.for_clock(Clock::Real).sender.pace, Span(Duration::from_micros(20)));
+    let fast = a4.for_clock(Clock::Real);
+    assert_eq!((fast.sender.pace, fast.route.quickack), (Span(Duration::from_micros(20)), true));
     assert_eq!(a4.policies, ["linux-6.1", "linux-6.1,shrink=merged"]);
 }
 

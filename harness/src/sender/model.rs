@@ -11,10 +11,14 @@
 //!   inside the edge, and the first unacknowledged segment even into a window of zero.
 //! - Zero-window probes carry no data and the sequence number before the first unacknowledged byte. Every answer resets
 //!   their count; unanswered they end the connection with ETIMEDOUT (`tcp_probe_timer`).
-//! - Giving up is a matter of time since the first retransmission: 924.6 s for tcp_retries2 = 15. With a window of
-//!   zero and data outstanding it is 240 s of silence from the peer instead.
+//! - Giving up is a matter of time since the first retransmission: 924.6 s for tcp_retries2 = 15, looked at when a second
+//!   time-out follows the first. The clock starts over only when everything sent before the loss is acknowledged, not
+//!   with every bit of progress. With a window of zero and data outstanding it is 240 s of silence from the peer instead.
 //!
-//! Left out: CUBIC, PRR, F-RTO, tail loss probes, undo, pacing, ECN, urgent data, IPv6, small-queue limits. One
+//! - After a time-out it tries new data before it retransmits the rest (forward RTO recovery). With a receiver that drops in
+//!   silence this keeps the loss open: new data goes out as fast as old data is repaired, and patience runs out.
+//!
+//! Left out: CUBIC, PRR, tail loss probes, undo by DSACK or timestamps, pacing, ECN, urgent data, IPv6, small-queue limits. One
 //! connection per model.
 
 mod config;
@@ -90,6 +94,9 @@ pub struct ModelSender {
     high_seq: u64,
     dup_acks: u32,
     force_retransmit: bool,
+    frto: Frto,
+    /// Congestion window and threshold before the time-out, should it turn out to have been none.
+    prior: (u32, u32),
     usage: CwndUsage,
 
     // Timers.
@@ -113,6 +120,16 @@ enum CaState {
     Open,
     Recovery,
     Loss,
+}
+
+/// Was the time-out real? Forward RTO recovery (RFC 5682) tries new data before it retransmits the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Frto {
+    Off,
+    /// The first segment was retransmitted; nothing has been heard yet.
+    Asked,
+    /// It was acknowledged: new data goes out, what is lost waits.
+    Trying,
 }
 
 /// The one retransmission timer, as Linux has it.
@@ -207,6 +224,8 @@ impl ModelSender {
             high_seq: 0,
             dup_acks: 0,
             force_retransmit: false,
+            frto: Frto::Off,
+            prior: (0, 0),
             usage: CwndUsage::default(),
             rtt: Rtt::new(cfg.rto_min, cfg.rto_max),
             timer: Timer::Off,
@@ -258,7 +277,7 @@ impl ModelSender {
                 if let Some(out) = self.next_retransmit(now).or_else(|| self.next_new(now)) {
                     return Some(out);
                 }
-                if self.run_app(now) {
+                if self.run_app(now) || self.give_up_trying() {
                     continue;
                 }
                 self.check_probe_timer(now);

@@ -132,7 +132,11 @@ impl StackConfig {
     #[must_use]
     pub fn ip(profile: Profile, addr: IpAddr, prefix: u8) -> Self {
         let iface = IfaceConfig::ip([Prefix::new(addr, prefix)]);
-        StackConfig { iface, driver: Driver::Tun, ..Self::ethernet(profile, MacAddr::default(), addr, prefix) }
+        StackConfig {
+            iface,
+            driver: Driver::Tun,
+            ..Self::ethernet(profile, MacAddr::default(), addr, prefix)
+        }
     }
 
     /// Is every setting within its range?

@@ -12,12 +12,16 @@ use crate::{
     counters::Counter,
     decision::{Decision, DropReason},
     mem::{GroupId, SockMem},
+    profile::SpaceModel,
     tcb::{Cx, HandshakeOutcome, Negotiated, Tcb, doubled_rcvbuf, first_window},
     time::{Duration, Instant},
     units::Seq,
     window::{self, InitialChoice},
     wire::{OutOptions, SegmentOut, TcpFlags, TcpSegment, Timestamps},
 };
+
+/// scaling_ratio of a socket that received nothing yet.
+const FIRST_RATIO: u8 = 128;
 
 /// Options of a socket before it is connected; connections of a listener inherit them.
 #[derive(Clone, Debug)]
@@ -63,6 +67,36 @@ impl ListenOptions {
         mem
     }
 
+    /// What the kernel makes of the options before anything is connected: SO_RCVLOWAT is capped by the buffer, and
+    /// raises a buffer that is not locked, and the clamp with it.
+    pub(crate) fn settled(mut self, shared: &Shared) -> (Self, SockMem) {
+        let mut mem = self.memory(shared);
+        if self.rcvlowat <= 1 {
+            return (self, mem);
+        }
+        let cap = if mem.rcvbuf_locked { mem.sk_rcvbuf >> 1 } else { shared.sysctl.tcp_rmem[2] >> 1 };
+        let lowat = self.rcvlowat.min(cap);
+        self.rcvlowat = lowat.max(1);
+        if !mem.rcvbuf_locked {
+            let rule = window::space_rule(shared.profile.space, shared.sysctl.tcp_adv_win_scale, FIRST_RATIO);
+            let need = match shared.profile.space {
+                SpaceModel::AdvWinScale => lowat.saturating_mul(2),
+                SpaceModel::ScalingRatio => rule.space_from_window(lowat),
+            };
+            if need > mem.sk_rcvbuf {
+                mem.sk_rcvbuf = need;
+                match shared.profile.space {
+                    SpaceModel::AdvWinScale => self.window_clamp = rule.window_from_space(need) as u32,
+                    SpaceModel::ScalingRatio if self.window_clamp > 0 => {
+                        self.window_clamp = self.window_clamp.max(lowat.unsigned_abs());
+                    }
+                    SpaceModel::ScalingRatio => {}
+                }
+            }
+        }
+        (self, mem)
+    }
+
     /// Sets one option.
     ///
     /// # Errors
@@ -71,7 +105,7 @@ impl ListenOptions {
         option.check()?;
         match option {
             SocketOption::RcvBuf(v) => self.rcvbuf = Some(v),
-            SocketOption::RcvLowat(v) => self.rcvlowat = v.max(1),
+            SocketOption::RcvLowat(v) => self.rcvlowat = if v < 0 { i32::MAX } else { v.max(1) },
             SocketOption::WindowClamp(v) => self.window_clamp = if v == 0 { 0 } else { v.max(1152) },
             SocketOption::MaxSeg(v) => self.maxseg = u32::from(v),
             SocketOption::NoDelay(on) => self.nodelay = on,
@@ -91,7 +125,8 @@ pub(crate) struct Listener {
 
 impl Listener {
     pub(crate) fn new(shared: &Shared, options: ListenOptions) -> Self {
-        Listener { mem: options.memory(shared), options, ready: VecDeque::new() }
+        let (options, mem) = options.settled(shared);
+        Listener { mem, options, ready: VecDeque::new() }
     }
 }
 
@@ -171,7 +206,9 @@ impl Stack {
             },
             seg.dst.port(),
         );
-        let Some(&index) = self.listeners.get(&seg.dst).or_else(|| self.listeners.get(&any)) else { return false };
+        let Some(&index) = self.listeners.get(&seg.dst).or_else(|| self.listeners.get(&any)) else {
+            return false;
+        };
         if seg.flags.contains(TcpFlags::RST) {
             return true;
         }
@@ -207,8 +244,7 @@ impl Stack {
         let advmss = route.advmss(self.shared.mtu, local.is_ipv4(), options.maxseg);
         let mss = advmss.saturating_sub(if timestamps { 12 } else { 0 });
         let cx = Cx { now, shared: &mut self.shared };
-        let first =
-            first_window(&cx, &mem, options.window_clamp, mss, wscale, &route);
+        let first = first_window(&cx, &mem, options.window_clamp, mss, wscale, &route);
         let peer_mss = u32::from(o.mss.unwrap_or(536)).max(1);
         let peer_mss = if options.maxseg > 0 { peer_mss.min(options.maxseg) } else { peer_mss };
         let request = Request {

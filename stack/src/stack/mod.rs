@@ -248,14 +248,14 @@ impl Stack {
         if self.by_tuple.contains_key(&(local, remote)) {
             return Err(SocketError::AddressInUse);
         }
-        let mem = options.memory(&self.shared);
+        let (options, mem) = options.clone().settled(&self.shared);
         let generation = self.next_generation;
         let index = self.sockets.vacant_key() as u32;
         let id = SocketId { index, generation };
         let iss = self.shared.initial_seq(local, remote);
         let route = self.shared.route.clone();
         let mut cx = Cx { now, shared: &mut self.shared };
-        let t = Tcb::connect(&mut cx, id, local, remote, options, mem, iss, &route);
+        let t = Tcb::connect(&mut cx, id, local, remote, &options, mem, iss, &route);
         let id = self.insert(Slot::Connection(Box::new(t)));
         self.by_tuple.insert((local, remote), id.index);
         self.shared.mem.sockets += 1;
@@ -401,12 +401,17 @@ impl Stack {
     ///
     /// # Errors
     /// Names the option, the value and what it takes.
-    pub fn set_option(&mut self, now: Instant, id: SocketId, option: SocketOption) -> Result<(), SocketError> {
+    pub fn set_option(
+        &mut self,
+        now: Instant,
+        id: SocketId,
+        option: SocketOption,
+    ) -> Result<(), SocketError> {
         if let Slot::Listener(l) = self.entry_mut(id)? {
             l.options.set(option)?;
-            let mem = l.options.clone();
-            let mem = mem.memory(&self.shared);
+            let (options, mem) = l.options.clone().settled(&self.shared);
             if let Slot::Listener(l) = self.entry_mut(id)? {
+                l.options = options;
                 l.mem = mem;
             }
             return Ok(());
@@ -449,7 +454,7 @@ impl Stack {
     /// # Errors
     /// [`SocketError::BadId`] for a socket that is gone or listens.
     pub fn info(&self, id: SocketId) -> Result<Info, SocketError> {
-        self.tcb(id).map(|t| Info::of(t, self.shared.tick.hz()))
+        self.tcb(id).map(|t| Info::of(t, &self.shared))
     }
 
     /// Local and remote address of a connection.
@@ -605,7 +610,9 @@ impl Stack {
     }
 
     fn reschedule(&mut self, index: u32) {
-        let Some(Entry { slot: Slot::Connection(t), .. }) = self.sockets.get_mut(index as usize) else { return };
+        let Some(Entry { slot: Slot::Connection(t), .. }) = self.sockets.get_mut(index as usize) else {
+            return;
+        };
         // A closed connection no longer answers for its addresses, whether or not a timer was running.
         if t.state == State::Closed {
             let tuple = (t.local, t.remote);
@@ -627,7 +634,8 @@ impl Stack {
     }
 
     fn remove(&mut self, now: Instant, index: u32) {
-        let Some(Entry { slot: Slot::Connection(mut t), .. }) = self.sockets.try_remove(index as usize) else {
+        let Some(Entry { slot: Slot::Connection(mut t), .. }) = self.sockets.try_remove(index as usize)
+        else {
             return;
         };
         if let Some(at) = t.scheduled {

@@ -43,7 +43,8 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(config: StackConfig) -> Result<Self, ConfigError> {
         config.check()?;
-        let StackConfig { profile, sysctls, driver, truesize, truesize_extra, iface, mtu, route, seed } = config;
+        let StackConfig { profile, sysctls, driver, truesize, truesize_extra, iface, mtu, route, seed } =
+            config;
         let mtu = if route.mtu > 0 { mtu.min(route.mtu) } else { mtu };
         Ok(Shared {
             tick: profile.build.tick(),
@@ -88,6 +89,7 @@ impl Shared {
     /// Answers a segment that no socket wants.
     pub(crate) fn reset(&mut self, now: Instant, seg: &TcpSegment) {
         if self.iface.reset(now, seg, 0) {
+            self.counters.inc(Counter::TcpOutSegs);
             self.counters.inc(Counter::TcpOutRsts);
         }
     }

@@ -10,6 +10,7 @@ use crate::{
     counters::Counter,
     decision::{AckNow, Decision, WindowChoice, WindowLimit},
     profile::{AtoCap, AtoWidth, BacklogAck, DelackMax, NoMemoryWindow, SackDelay},
+    stack::Shared,
     time::Duration,
     units::Seq,
     window::{self, RawChoice, RawInputs},
@@ -126,7 +127,7 @@ impl Tcb {
             } else if gap < ato {
                 let mut new = ((ato >> 1) + gap).min(rto);
                 if cx.shared.profile.ato_cap == AtoCap::DelackMax {
-                    new = new.min(Self::delack_cap(cx));
+                    new = new.min(self.delack_cap(cx.shared));
                 }
                 self.store_ato(cx, new);
             } else if gap > rto {
@@ -137,8 +138,21 @@ impl Tcb {
         self.ack.lrcvtime = now;
     }
 
-    fn delack_cap(cx: &Cx<'_>) -> u64 {
-        u64::from(cx.shared.tick.hz()) / 5
+    /// The longest delay of an ACK, jiffies.
+    fn delack_cap(&self, shared: &Shared) -> u64 {
+        let most = u64::from(shared.tick.hz()) / 5;
+        match shared.profile.delack_max {
+            DelackMax::Fixed => most,
+            DelackMax::BelowRtoMin => most.min(shared.tick.from_micros(self.snd.rto_min_us).max(2) - 1),
+        }
+    }
+
+    /// The ATO that TCP_INFO shows, jiffies: later kernels hide what exceeds the longest delay.
+    pub(crate) fn shown_ato(&self, shared: &Shared) -> u32 {
+        match shared.profile.delack_max {
+            DelackMax::Fixed => self.ack.ato,
+            DelackMax::BelowRtoMin => self.ack.ato.min(self.delack_cap(shared) as u32),
+        }
     }
 
     /// Sends, delays or holds back the ACK that is owed, if one is. `ofo_possible` is false after header prediction.
@@ -244,10 +258,7 @@ impl Tcb {
             }
             ato = ato.min(most);
         }
-        ato = ato.min(match cx.shared.profile.delack_max {
-            DelackMax::Fixed => hz / 5,
-            DelackMax::BelowRtoMin => (hz / 5).min(self.rto_min_jiffies(cx).max(2) - 1),
-        });
+        ato = ato.min(self.delack_cap(cx.shared));
         let mut timeout = now + ato;
         if self.ack.flags.contains(AckFlags::TIMER) {
             if self.ack.timeout <= now + (ato >> 2) {
@@ -288,7 +299,7 @@ impl Tcb {
             } else {
                 let mut ato = (u64::from(self.ack.ato) << 1).min(self.rto_jiffies(cx));
                 if cx.shared.profile.ato_cap == AtoCap::DelackMax {
-                    ato = ato.min(Self::delack_cap(cx));
+                    ato = ato.min(self.delack_cap(cx.shared));
                 }
                 self.store_ato(cx, ato);
             }
@@ -317,10 +328,15 @@ impl Tcb {
         self.send_ack(cx, why);
     }
 
-    /// May a segment without data be answered now, or was one answered within tcp_invalid_ratelimit?
-    pub(crate) fn rate_limited(&mut self, cx: &mut Cx<'_>, seg: Option<&TcpSegment>, counter: Counter) -> bool {
+    /// May a segment that takes no sequence numbers be answered now, or was one answered within tcp_invalid_ratelimit?
+    pub(crate) fn rate_limited(
+        &mut self,
+        cx: &mut Cx<'_>,
+        seg: Option<&TcpSegment>,
+        counter: Counter,
+    ) -> bool {
         if let Some(seg) = seg
-            && !seg.payload.is_empty()
+            && seg.seq_len() > 0
             && !seg.flags.contains(TcpFlags::SYN)
         {
             return false;
@@ -340,7 +356,9 @@ impl Tcb {
 
     /// `tcp_send_challenge_ack`: RFC 5961 §7 limits how many per second a stack gives away.
     pub(crate) fn send_challenge(&mut self, cx: &mut Cx<'_>) {
-        if self.rate_limited(cx, None, Counter::TcpExtTCPACKSkippedChallenge) || !cx.shared.challenge_allowed(cx.now) {
+        if self.rate_limited(cx, None, Counter::TcpExtTCPACKSkippedChallenge)
+            || !cx.shared.challenge_allowed(cx.now)
+        {
             return;
         }
         cx.count(Counter::TcpExtTCPChallengeACK);

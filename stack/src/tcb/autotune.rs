@@ -29,7 +29,8 @@ impl Tcb {
                 Autotune::Plain | Autotune::LowRtt => self.grow_plain(cx, copied32),
             }
             self.rcvq.space = copied32;
-            let (sk_rcvbuf, window_clamp, rcv_rtt_us) = (self.mem.sk_rcvbuf, self.win.window_clamp, rtt_us8 >> 3);
+            let (sk_rcvbuf, window_clamp, rcv_rtt_us) =
+                (self.mem.sk_rcvbuf, self.win.window_clamp, rtt_us8 >> 3);
             self.decide(cx, || Decision::Autotuned {
                 copied,
                 space,
@@ -63,8 +64,9 @@ impl Tcb {
                 while self.window_from_space(cx, buffer as i32) < self.advmss as i32 && buffer < 1 << 24 {
                     buffer += 128;
                 }
-                (window / u64::from(self.advmss.max(1))).saturating_mul(u64::from(buffer)).min(u64::from(largest))
-                    as u32
+                (window / u64::from(self.advmss.max(1)))
+                    .saturating_mul(u64::from(buffer))
+                    .min(u64::from(largest)) as u32
             }
             _ => (self.space_rule(cx).space_from_window(window as i32) as u32).min(largest),
         };

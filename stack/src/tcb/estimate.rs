@@ -71,7 +71,9 @@ impl Tcb {
         } else {
             let with_header = size + u32::from(seg.header_len);
             let marks = TcpFlags::FIN | TcpFlags::SYN | TcpFlags::PSH | TcpFlags::URG;
-            if with_header >= DEFAULT_MSS + 20 || (with_header >= MIN_MSS + 20 && !seg.flags.intersects(marks)) {
+            if with_header >= DEFAULT_MSS + 20
+                || (with_header >= MIN_MSS + 20 && !seg.flags.intersects(marks))
+            {
                 let this = with_header.wrapping_sub(u32::from(self.opts.header_len)) & 0xffff;
                 self.last_seg_size = this;
                 if this == previous {
@@ -114,7 +116,14 @@ impl Tcb {
         }
         let (len, truesize) = (skb.len, skb.truesize);
         let (window_clamp, rcv_ssthresh) = (self.win.window_clamp, self.win.rcv_ssthresh);
-        self.decide(cx, || Decision::ScalingRatio { before, after, len, truesize, window_clamp, rcv_ssthresh });
+        self.decide(cx, || Decision::ScalingRatio {
+            before,
+            after,
+            len,
+            truesize,
+            window_clamp,
+            rcv_ssthresh,
+        });
     }
 
     /// Everything that in-order data sets in motion besides being queued (`tcp_event_data_recv`).
@@ -225,7 +234,9 @@ impl Tcb {
         } else if by_window {
             // The window may not have been full: only smaller values mean something.
             old
-        } else if cx.shared.profile.rtt_average == RttAverage::OnlyWhenDrained && self.rcv_nxt != self.copied_seq {
+        } else if cx.shared.profile.rtt_average == RttAverage::OnlyWhenDrained
+            && self.rcv_nxt != self.copied_seq
+        {
             old
         } else {
             (old - (old >> 3)).wrapping_add(sample)

@@ -122,7 +122,9 @@ impl Tcb {
             return true;
         }
         match seg.options.timestamps {
-            Some(ts) if seg.options.aligned_timestamps => ts.tsval.wrapping_sub(self.opts.ts_recent) as i32 >= 0,
+            Some(ts) if seg.options.aligned_timestamps => {
+                ts.tsval.wrapping_sub(self.opts.ts_recent) as i32 >= 0
+            }
             _ => false,
         }
     }
@@ -135,7 +137,7 @@ impl Tcb {
         let seen = self.queue_rcv(cx, skb);
         self.on_data(cx, &seen, seg);
         if seg.ack != self.snd.snd_una {
-            self.on_ack(cx, seg, false);
+            self.on_ack(cx, seg, true);
             self.push_pending(cx);
         } else {
             self.snd.snd_wl1 = seg.seq;
@@ -224,7 +226,9 @@ impl Tcb {
             && !self.paws_ok(cx, ts.tsval, 1)
         {
             let old_ack = self.reordered_ack(cx, seg, ts.tsval);
-            if old_ack && cx.shared.profile.paws_old_ack == PawsOldAck::Silent && !rst {
+            let overtaken =
+                seg.flags.contains(TcpFlags::ACK) && seg.seq_len() == 0 && seg.seq.before(self.rcv_nxt);
+            if overtaken && cx.shared.profile.paws_old_ack == PawsOldAck::Silent && !rst {
                 cx.count(Counter::TcpExtPAWSOldAck);
                 self.drop_skb(cx, skb, DropReason::PawsOldAck);
                 return false;
@@ -252,7 +256,11 @@ impl Tcb {
             } else if syn {
                 return self.challenge_syn(cx, skb);
             } else if !self.rate_limited(cx, Some(seg), Counter::TcpExtTCPACKSkippedSeq) {
-                self.send_dupack(cx, seg, if seg.payload.is_empty() { AckNow::Probe } else { AckNow::OutOfWindow });
+                self.send_dupack(
+                    cx,
+                    seg,
+                    if seg.payload.is_empty() { AckNow::Probe } else { AckNow::OutOfWindow },
+                );
             }
             self.drop_skb(cx, skb, reason);
             return false;
@@ -284,7 +292,8 @@ impl Tcb {
 
     /// Some stacks send the RST that follows their FIN one number early.
     fn reset_matches_fin(&self, seg: &TcpSegment) -> bool {
-        seg.seq == self.rcv_nxt - 1 && matches!(self.state, State::CloseWait | State::LastAck | State::Closing)
+        seg.seq == self.rcv_nxt - 1
+            && matches!(self.state, State::CloseWait | State::LastAck | State::Closing)
     }
 
     /// `tcp_sequence`.
@@ -347,27 +356,24 @@ impl Tcb {
                 _ => {}
             }
         }
-        match self.state {
-            State::FinWait1 | State::FinWait2 => {
-                let fin = u32::from(seg.flags.contains(TcpFlags::FIN));
-                if self.rcv_shutdown && seg.seq_len() > 0 && (skb.end_seq - fin).after(self.rcv_nxt) {
-                    // Data for a reader that is gone (RFC 1122 §4.2.2.13).
-                    cx.count(Counter::TcpExtTCPAbortOnData);
-                    self.drop_skb(cx, &skb, DropReason::AfterClose);
-                    self.abort(cx);
-                    return;
-                }
-                self.data_queue(cx, skb, seg);
-            }
-            State::CloseWait | State::Closing | State::LastAck => {
-                if !seg.seq.before(self.rcv_nxt) {
-                    // Nothing can follow the peer's FIN.
-                    return self.finish_closing(cx);
-                }
-                self.data_queue(cx, skb, seg);
-            }
-            _ => self.data_queue(cx, skb, seg),
+        let nothing_can_follow = matches!(self.state, State::CloseWait | State::Closing | State::LastAck)
+            && !seg.seq.before(self.rcv_nxt);
+        if nothing_can_follow {
+            self.finish_closing(cx);
+            self.drop_skb(cx, &skb, DropReason::AfterClose);
+            return;
         }
+        let fin = u32::from(seg.flags.contains(TcpFlags::FIN));
+        if self.rcv_shutdown && seg.seq_len() > 0 && (skb.end_seq - fin).after(self.rcv_nxt) {
+            // New data for a reader that is gone or behind the peer's own FIN: the answer is a RST, as to a segment
+            // for nobody (RFC 1122 §4.2.2.13).
+            cx.count(Counter::TcpExtTCPAbortOnData);
+            self.note_drop(cx, DropReason::AfterClose, skb.seq, skb.len);
+            self.on_reset(cx);
+            cx.shared.reset(cx.now, seg);
+            return;
+        }
+        self.data_queue(cx, skb, seg);
         self.finish_closing(cx);
     }
 

@@ -294,7 +294,11 @@ impl Tcb {
 
     /// How memory becomes window for this socket right now.
     pub(crate) fn space_rule(&self, cx: &Cx<'_>) -> SpaceRule {
-        window::space_rule(cx.shared.profile.space, cx.shared.sysctl.tcp_adv_win_scale, self.win.scaling_ratio)
+        window::space_rule(
+            cx.shared.profile.space,
+            cx.shared.sysctl.tcp_adv_win_scale,
+            self.win.scaling_ratio,
+        )
     }
 
     /// `tcp_win_from_space`.

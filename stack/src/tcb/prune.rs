@@ -140,8 +140,16 @@ impl Tcb {
         self.note_collapse(cx, queue, outcome, work, before);
     }
 
-    fn note_collapse(&self, cx: &mut Cx<'_>, queue: QueueKind, outcome: CollapseOutcome, work: &Work, before: i32) {
-        let (freed, made, copied, sk_rmem_alloc) = (work.freed, work.made, work.copied, self.mem.sk_rmem_alloc);
+    fn note_collapse(
+        &self,
+        cx: &mut Cx<'_>,
+        queue: QueueKind,
+        outcome: CollapseOutcome,
+        work: &Work,
+        before: i32,
+    ) {
+        let (freed, made, copied, sk_rmem_alloc) =
+            (work.freed, work.made, work.copied, self.mem.sk_rmem_alloc);
         self.decide(cx, || Decision::Collapsed {
             queue,
             outcome,
@@ -268,8 +276,7 @@ impl Tcb {
             self.mem.charge(fresh.truesize);
             work.made += 1;
             let mut left = room;
-            loop {
-                let Some(skb) = current.as_ref() else { break };
+            while let Some(skb) = current.as_ref() {
                 let offset = start.since(skb.seq).max(0).unsigned_abs();
                 let n = fresh.append_copy(skb, offset, left);
                 start += n;

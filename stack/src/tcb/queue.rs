@@ -32,7 +32,13 @@ fn coalesce(
             mem.charge(merge.delta);
             cx.count(Counter::TcpExtTCPRcvCoalesce);
             let (how, delta, len, total_len) = (merge.how, merge.delta, from.len, to.len);
-            cx.shared.log.push(cx.now, Some(id), || Decision::Coalesced { queue, how, len, delta, total_len });
+            cx.shared.log.push(cx.now, Some(id), || Decision::Coalesced {
+                queue,
+                how,
+                len,
+                delta,
+                total_len,
+            });
             true
         }
         Err(why) => {
@@ -54,8 +60,12 @@ impl Tcb {
     pub(crate) fn queue_rcv(&mut self, cx: &mut Cx<'_>, mut skb: Skb) -> Seen {
         let seen = skb.seen();
         let end_seq = skb.end_seq;
+        let acked = self.win.rcv_wup;
         let joined = match self.queue.back_mut() {
-            Some(tail) => coalesce(cx, &mut self.mem, self.id, QueueKind::Receive, tail, &mut skb),
+            Some(tail) => {
+                tail.forget_clone(acked);
+                coalesce(cx, &mut self.mem, self.id, QueueKind::Receive, tail, &mut skb)
+            }
             None => false,
         };
         self.advance_rcv_nxt(end_seq);
@@ -171,7 +181,7 @@ impl Tcb {
 
     /// Moves what has become contiguous to the receive queue (`tcp_ofo_queue`).
     pub(crate) fn drain_ofo(&mut self, cx: &mut Cx<'_>) {
-        let mut dsack_high = self.rcv_nxt;
+        let dsack_high = self.rcv_nxt;
         while let Some(entry) = self.ofo.first_entry() {
             if entry.get().seq.after(self.rcv_nxt) {
                 break;
@@ -179,8 +189,8 @@ impl Tcb {
             let mut skb = entry.remove();
             self.ofo_bytes = self.ofo_bytes.saturating_sub(u64::from(skb.len));
             if skb.seq.before(dsack_high) {
-                let high = dsack_high;
-                dsack_high = dsack_high.min(skb.end_seq);
+                // Only what this segment itself brought twice, and only up to where the drain began.
+                let high = dsack_high.min(skb.end_seq);
                 self.dsack_extend(cx, skb.seq, high);
             }
             if !skb.end_seq.after(self.rcv_nxt) {
@@ -224,7 +234,9 @@ impl Tcb {
         self.stats.rcv_ooopack = self.stats.rcv_ooopack.wrapping_add(skb.segments());
         cx.count(Counter::TcpExtTCPOFOQueue);
         self.insert_ofo(cx, skb);
-        if cx.shared.profile.ofo_grow == OfoGrow::Yes && self.accepted && cx.shared.profile.space == SpaceModel::ScalingRatio
+        if cx.shared.profile.ofo_grow == OfoGrow::Yes
+            && self.accepted
+            && cx.shared.profile.space == SpaceModel::ScalingRatio
         {
             let space = self.rcvq.space;
             self.grow_plain(cx, space);
@@ -318,9 +330,12 @@ impl Tcb {
     fn join_ofo(&mut self, cx: &mut Cx<'_>, key: u64, skb: &mut Skb) -> bool {
         let Some(to) = self.ofo.get_mut(&key) else { return false };
         let seen = skb.seen();
+        let segments = to.gso_segs.max(1).saturating_add(skb.gso_segs.max(1));
         if !coalesce(cx, &mut self.mem, self.id, QueueKind::OutOfOrder, to, skb) {
             return false;
         }
+        // Out of order, a buffer remembers how many segments it stands for, should they all be dropped.
+        to.gso_segs = segments;
         self.stats.coalesced += 1;
         self.ofo_bytes += u64::from(seen.len);
         if self.opts.sack {
@@ -382,7 +397,13 @@ impl Tcb {
                 self.mem.backlog_len = self.mem.backlog_len.wrapping_add(merge.delta);
                 cx.count(Counter::TcpExtTCPBacklogCoalesce);
                 let (how, delta, len, total_len) = (merge.how, merge.delta, skb.len, tail.len);
-                self.decide(cx, || Decision::Coalesced { queue: QueueKind::Backlog, how, len, delta, total_len });
+                self.decide(cx, || Decision::Coalesced {
+                    queue: QueueKind::Backlog,
+                    how,
+                    len,
+                    delta,
+                    total_len,
+                });
                 return;
             }
         }

@@ -129,7 +129,12 @@ impl Tcb {
 
     /// The blocks of the next segment: the duplicate first, then as many as fit.
     pub(crate) fn sack_blocks(&self, room: usize) -> ArrayVec<SeqRange, BLOCKS> {
-        self.sack.duplicate.into_iter().chain(self.sack.blocks.iter().copied()).take(room.min(BLOCKS)).collect()
+        self.sack
+            .duplicate
+            .into_iter()
+            .chain(self.sack.blocks.iter().copied())
+            .take(room.min(BLOCKS))
+            .collect()
     }
 }
 

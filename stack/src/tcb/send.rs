@@ -52,6 +52,10 @@ pub(crate) struct SendState {
     pub(crate) nodelay: bool,
     cwnd: u32,
     ssthresh: u32,
+    /// Segments acknowledged since cwnd last grew beyond ssthresh.
+    cwnd_credit: u32,
+    /// What was sent when a loss was noticed: up to there each partial ACK shows another hole (RFC 6582).
+    recover: Option<Seq>,
     dup_acks: u8,
     pub(crate) backoff: u8,
     /// Probes of a closed window that were not answered.
@@ -90,6 +94,8 @@ impl SendState {
             nodelay: false,
             cwnd,
             ssthresh: u32::MAX,
+            cwnd_credit: 0,
+            recover: None,
             dup_acks: 0,
             backoff: 0,
             probes: 0,
@@ -189,7 +195,9 @@ impl Tcb {
             let left = data.len() - taken;
             // Small writes share a segment while it waits.
             let room = match self.snd.queue.back() {
-                Some(last) if self.snd.unsent < self.snd.queue.len() => mss.saturating_sub(last.payload.len()),
+                Some(last) if self.snd.unsent < self.snd.queue.len() => {
+                    mss.saturating_sub(last.payload.len())
+                }
                 _ => 0,
             };
             let n = if room > 0 { room } else { mss }.min(left);
@@ -295,11 +303,8 @@ impl Tcb {
     pub(crate) fn transmit(&mut self, cx: &mut Cx<'_>, seq: Seq, flags: TcpFlags, payload: &[Bytes]) {
         let id = cx.shared.log.begin_tx();
         let syn = flags.contains(TcpFlags::SYN);
-        let window = if syn {
-            self.win.rcv_wnd.min(crate::window::MAX_FIELD) as u16
-        } else {
-            self.commit_window(cx)
-        };
+        let window =
+            if syn { self.win.rcv_wnd.min(crate::window::MAX_FIELD) as u16 } else { self.commit_window(cx) };
         let mut out = SegmentOut::new(self.local, self.remote);
         out.seq = seq;
         out.flags = flags;
@@ -369,7 +374,7 @@ impl Tcb {
             return false;
         }
         self.replace_ts_recent(cx, seg);
-        let window_moved = self.update_peer_window(seg);
+        let window_moved = self.update_peer_window(cx, seg);
         if pure {
             cx.count(if seg.ack.after(self.snd.snd_una) {
                 Counter::TcpExtTCPHPAcks
@@ -390,7 +395,7 @@ impl Tcb {
     }
 
     /// True if the window is another one now.
-    fn update_peer_window(&mut self, seg: &TcpSegment) -> bool {
+    fn update_peer_window(&mut self, cx: &Cx<'_>, seg: &TcpSegment) -> bool {
         let scale = if seg.flags.contains(TcpFlags::SYN) { 0 } else { self.opts.snd_wscale };
         let window = u32::from(seg.window) << scale;
         let newer = seg.ack.after(self.snd.snd_una)
@@ -406,7 +411,11 @@ impl Tcb {
                 self.snd.probe_backoff = 0;
             }
             self.snd.snd_wnd = window;
-            self.snd.max_window = self.snd.max_window.max(window);
+            if window > self.snd.max_window {
+                // Half of the largest window bounds a segment.
+                self.snd.max_window = window;
+                self.sync_mss(cx.shared.mtu);
+            }
             self.pred = None;
             self.fast_path_check();
         }
@@ -427,9 +436,7 @@ impl Tcb {
             self.snd.unsent -= 1;
             self.stats.bytes_acked += len;
             self.mem.refund_send(&mut cx.mem(), truesize);
-            if self.snd.cwnd < self.snd.ssthresh {
-                self.snd.cwnd = self.snd.cwnd.saturating_add(1);
-            }
+            self.grow_cwnd();
         }
         self.snd.snd_una = seg.ack;
         if let Some(us) = sample {
@@ -439,15 +446,36 @@ impl Tcb {
         self.snd.backoff = 0;
         self.snd.first_failure = None;
         self.set_timer(Timer::Retransmit, None);
+        if let Some(recover) = self.snd.recover {
+            if self.snd.snd_una.before(recover) {
+                self.retransmit_first(cx);
+            } else {
+                self.snd.recover = None;
+            }
+        }
         if self.snd.blocked && self.mem.sk_wmem_queued < self.mem.sk_sndbuf && !self.orphan {
             self.snd.blocked = false;
             cx.shared.events.push_back(crate::Event::Writable(self.id));
         }
     }
 
+    /// One segment was acknowledged: slow start, or one more for each window (RFC 5681 §3.1).
+    fn grow_cwnd(&mut self) {
+        if self.snd.cwnd < self.snd.ssthresh {
+            self.snd.cwnd = self.snd.cwnd.saturating_add(1);
+            return;
+        }
+        self.snd.cwnd_credit += 1;
+        if self.snd.cwnd_credit >= self.snd.cwnd {
+            self.snd.cwnd_credit = 0;
+            self.snd.cwnd = self.snd.cwnd.saturating_add(1);
+        }
+    }
+
     fn duplicate_ack(&mut self, cx: &mut Cx<'_>) {
         self.snd.dup_acks = self.snd.dup_acks.saturating_add(1);
-        if self.snd.dup_acks == 3 {
+        if self.snd.dup_acks == 3 && self.snd.recover.is_none() {
+            self.snd.recover = Some(self.snd.snd_nxt);
             cx.count(Counter::TcpExtTCPFastRetrans);
             self.snd.ssthresh = (self.snd.cwnd / 2).max(2);
             self.snd.cwnd = self.snd.ssthresh;
@@ -493,7 +521,9 @@ impl Tcb {
         };
         let tries = self.snd.backoff.max(self.snd.probes);
         let gone = cx.now.since(first);
-        if tries >= retries && (self.state == State::SynSent || gone >= Duration::from_secs(u64::from(retries)) ) {
+        if tries >= retries
+            && (self.state == State::SynSent || gone >= Duration::from_secs(u64::from(retries)))
+        {
             cx.count(Counter::TcpExtTCPAbortOnTimeout);
             self.fail(cx, crate::SocketError::TimedOut);
             return;
@@ -517,6 +547,7 @@ impl Tcb {
             self.snd.backoff = self.snd.backoff.saturating_add(1);
             self.snd.ssthresh = (self.snd.cwnd / 2).max(2);
             self.snd.cwnd = 1;
+            self.snd.recover = Some(self.snd.snd_nxt);
             cx.count(Counter::TcpExtTCPTimeouts);
             self.retransmit_first(cx);
         }

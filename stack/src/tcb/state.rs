@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, VecDeque};
 use core::net::SocketAddr;
 
 use super::{
-    AckState, Cx, Negotiated, PendingClose, RcvRtt, RcvqSpace, SackState, SendState, State, Stats, Tcb, Timer,
-    WindowVars,
+    AckState, Cx, Negotiated, PendingClose, RcvRtt, RcvqSpace, SackState, SendState, State, Stats, Tcb,
+    Timer, WindowVars,
 };
 use crate::{
     Event, SocketError, SocketId,
@@ -41,10 +41,18 @@ pub(crate) struct HandshakeOutcome {
 }
 
 /// The first window of a passive or active open.
-pub(crate) fn first_window(cx: &Cx<'_>, mem: &SockMem, clamp: u32, mss: u32, scaling: bool, route: &Route) -> InitialChoice {
+pub(crate) fn first_window(
+    cx: &Cx<'_>,
+    mem: &SockMem,
+    clamp: u32,
+    mss: u32,
+    scaling: bool,
+    route: &Route,
+) -> InitialChoice {
     let s = &cx.shared.sysctl;
     let p = &cx.shared.profile;
-    let space = window::space_rule(p.space, s.tcp_adv_win_scale, FIRST_RATIO).window_from_space(mem.sk_rcvbuf);
+    let space =
+        window::space_rule(p.space, s.tcp_adv_win_scale, FIRST_RATIO).window_from_space(mem.sk_rcvbuf);
     let mut clamp = if clamp > 0 { clamp } else { route.window };
     if mem.rcvbuf_locked && (clamp > space.max(0).unsigned_abs() || clamp == 0) {
         clamp = space.max(0).unsigned_abs();
@@ -63,7 +71,15 @@ pub(crate) fn first_window(cx: &Cx<'_>, mem: &SockMem, clamp: u32, mss: u32, sca
 }
 
 impl Tcb {
-    fn blank(id: SocketId, local: SocketAddr, remote: SocketAddr, mem: SockMem, iss: Seq, route: &Route, state: State) -> Self {
+    fn blank(
+        id: SocketId,
+        local: SocketAddr,
+        remote: SocketAddr,
+        mem: SockMem,
+        iss: Seq,
+        route: &Route,
+        state: State,
+    ) -> Self {
         Tcb {
             id,
             state,
@@ -266,7 +282,8 @@ impl Tcb {
         self.opts.sack = o.sack_permitted && s.tcp_sack;
         self.opts.timestamps = o.timestamps.is_some() && s.tcp_timestamps;
         self.opts.wscale = o.wscale.is_some() && s.tcp_window_scaling;
-        self.opts.snd_wscale = if self.opts.wscale { o.wscale.unwrap_or(0).min(window::MAX_WSCALE) } else { 0 };
+        self.opts.snd_wscale =
+            if self.opts.wscale { o.wscale.unwrap_or(0).min(window::MAX_WSCALE) } else { 0 };
         self.irs = seg.seq;
         self.rcv_nxt = seg.seq + 1;
         self.copied_seq = self.rcv_nxt;

@@ -31,7 +31,12 @@ pub(crate) fn doubled_rcvbuf(value: i32, rmem_max: i32) -> i32 {
 impl Tcb {
     /// Copies up to `max` bytes to `sink` and frees what was read in full. `Ok(0)` is the end of the stream;
     /// [`SocketError::WouldBlock`] means that there is nothing yet.
-    pub(crate) fn recv(&mut self, cx: &mut Cx<'_>, max: usize, sink: &mut dyn FnMut(&[u8])) -> Result<usize, SocketError> {
+    pub(crate) fn recv(
+        &mut self,
+        cx: &mut Cx<'_>,
+        max: usize,
+        sink: &mut dyn FnMut(&[u8]),
+    ) -> Result<usize, SocketError> {
         self.readable_signalled = false;
         let mut left = u32::try_from(max).unwrap_or(u32::MAX);
         let mut copied = 0u32;
@@ -103,7 +108,13 @@ impl Tcb {
     fn note_setting(&self, cx: &mut Cx<'_>, name: &'static str, value: i64) {
         let (sk_rcvbuf, window_clamp, rcv_ssthresh) =
             (self.mem.sk_rcvbuf, self.win.window_clamp, self.win.rcv_ssthresh);
-        self.decide(cx, || Decision::Setting { name: name.into(), value, sk_rcvbuf, window_clamp, rcv_ssthresh });
+        self.decide(cx, || Decision::Setting {
+            name: name.into(),
+            value,
+            sk_rcvbuf,
+            window_clamp,
+            rcv_ssthresh,
+        });
     }
 
     /// SO_RCVBUF.
@@ -120,7 +131,8 @@ impl Tcb {
     /// SO_RCVLOWAT.
     pub(crate) fn set_rcvlowat(&mut self, cx: &mut Cx<'_>, value: i32) {
         let value = if value < 0 { i32::MAX } else { value };
-        let cap = if self.mem.rcvbuf_locked { self.mem.sk_rcvbuf >> 1 } else { cx.shared.sysctl.tcp_rmem[2] >> 1 };
+        let cap =
+            if self.mem.rcvbuf_locked { self.mem.sk_rcvbuf >> 1 } else { cx.shared.sysctl.tcp_rmem[2] >> 1 };
         let value = value.min(cap);
         self.rcvlowat = value.max(1);
         self.signal_readable(cx);
@@ -150,7 +162,11 @@ impl Tcb {
     /// TCP_WINDOW_CLAMP.
     pub(crate) fn set_clamp_option(&mut self, cx: &mut Cx<'_>, value: u32) -> Result<(), SocketError> {
         if value == 0 {
-            return Err(SocketError::Invalid { what: "TCP_WINDOW_CLAMP", value: 0, takes: "at least 1 once connected" });
+            return Err(SocketError::Invalid {
+                what: "TCP_WINDOW_CLAMP",
+                value: 0,
+                takes: "at least 1 once connected",
+            });
         }
         self.set_window_clamp(value);
         self.note_setting(cx, "TCP_WINDOW_CLAMP", i64::from(value));

@@ -11,7 +11,10 @@ use rightedge_stack::{
     profile::Profile,
     time::{Duration, Instant},
     units::Seq,
-    wire::{self, Link, MacAddr, Medium, OutOptions, Packet, RxMeta, TcpFlags, TcpSegment, Timestamps, forge::Forge},
+    wire::{
+        self, Link, MacAddr, Medium, OutOptions, Packet, RxMeta, TcpFlags, TcpSegment, Timestamps,
+        forge::Forge,
+    },
 };
 
 pub const STACK_IP: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
@@ -116,7 +119,11 @@ impl Rig {
             timestamps: shake.ts.then(|| Timestamps { tsval: rig.tsval(), tsecr: 0 }),
             ..OutOptions::default()
         };
-        let syn = Forge::new(peer, local).flags(TcpFlags::SYN).seq_ack(isn - 1, Seq(0)).window(65_535).options(&options);
+        let syn = Forge::new(peer, local)
+            .flags(TcpFlags::SYN)
+            .seq_ack(isn - 1, Seq(0))
+            .window(65_535)
+            .options(&options);
         rig.push(syn);
         let syn_ack = rig.segments().pop().expect("SYN-ACK");
         rig.iss = syn_ack.seq;
@@ -197,7 +204,12 @@ impl Rig {
                 ack: s.ack.since(isn) as u32,
                 window: u32::from(s.window) << wscale,
                 flags: s.flags,
-                sack: s.options.sack.iter().map(|b| (b.start.since(isn) as u32, b.end.since(isn) as u32)).collect(),
+                sack: s
+                    .options
+                    .sack
+                    .iter()
+                    .map(|b| (b.start.since(isn) as u32, b.end.since(isn) as u32))
+                    .collect(),
                 len: s.payload.len(),
             })
             .collect();

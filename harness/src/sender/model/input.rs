@@ -4,8 +4,9 @@ use bytes::Bytes;
 
 use rightedge_stack::time::{Duration, Instant};
 
+use super::queue::Sacked;
 use super::wire::{self, Frame, Segment, flag};
-use super::{CaState, Congestion, ModelSender, ModelState, Timer};
+use super::{CaState, Congestion, Frto, ModelSender, ModelState, Timer};
 
 impl ModelSender {
     pub(super) fn input(&mut self, now: Instant, frame: &Bytes) {
@@ -222,7 +223,8 @@ impl ModelSender {
             self.snd_wl1 = s.seq;
             self.take_window(window, una);
         }
-        let news = self.sack && self.take_sack(s);
+        let sacked = if self.sack { self.take_sack(s) } else { Sacked::default() };
+        let news = sacked.news;
         if old {
             if news {
                 self.detect_loss(0);
@@ -230,14 +232,16 @@ impl ModelSender {
             return true;
         }
         if advanced {
-            self.on_advance(now, una, s);
+            self.on_advance(now, una, s, sacked);
         } else if had_flight && s.payload == 0 && !changed && s.flags & flag::FIN == 0 {
             self.dup_acks += 1;
+            self.judge_timeout(false, true, sacked.original);
             if !self.sack {
                 self.queue.count_duplicate();
             }
             self.detect_loss(0);
         } else if news {
+            self.judge_timeout(false, true, sacked.original);
             self.detect_loss(0);
         }
         if !had_flight {
@@ -247,24 +251,49 @@ impl ModelSender {
         true
     }
 
-    fn on_advance(&mut self, now: Instant, una: u64, s: &Segment) {
+    /// After a time-out: was it real, and what is sent next?
+    fn judge_timeout(&mut self, advanced: bool, duplicate: bool, original: bool) {
+        if self.ca != CaState::Loss || self.frto == Frto::Off {
+            return;
+        }
+        if original {
+            // It had arrived before we sent it again: nothing was lost.
+            self.queue.unmark_lost();
+            self.cwnd = self.cwnd.max(self.prior.0);
+            self.ssthresh = self.ssthresh.max(self.prior.1);
+            self.end_recovery();
+            return;
+        }
+        if self.snd_nxt > self.high_seq {
+            if duplicate {
+                self.frto = Frto::Off;
+            }
+        } else if advanced {
+            self.high_seq = self.snd_nxt;
+            self.frto = Frto::Trying;
+        }
+    }
+
+    fn on_advance(&mut self, now: Instant, una: u64, s: &Segment, sacked: Sacked) {
         let limited = self.cwnd_limited();
         self.snd_una = una;
-        let acked = self.queue.ack(una, self.effective_mss());
+        let acked = self.queue.ack(una, self.effective_mss(), self.high_seq);
         if !self.sack {
             self.queue.clear_duplicates(acked.packets);
         }
         self.dup_acks = 0;
         self.retransmits = 0;
         self.backoff = 0;
-        self.retrans_stamp = None;
         if let Some(sent) = acked.clean_sent_at {
             self.rtt.measure(now.since(sent));
         } else if let Some((_, ecr)) = s.timestamps.filter(|_| self.timestamps) {
             self.measure_timestamp(now, ecr);
         }
+        if una < self.high_seq {
+            self.judge_timeout(true, sacked.news, sacked.original || acked.original);
+        }
         match self.ca {
-            CaState::Open => {}
+            CaState::Open => self.retrans_stamp = None,
             _ if una >= self.high_seq => self.end_recovery(),
             CaState::Recovery if !self.sack => self.queue.mark_head_lost(),
             _ => {}
@@ -323,16 +352,18 @@ impl ModelSender {
         self.max_window = self.max_window.max(window);
     }
 
-    fn take_sack(&mut self, s: &Segment) -> bool {
-        let mut news = false;
+    fn take_sack(&mut self, s: &Segment) -> Sacked {
+        let mut out = Sacked::default();
         for &(a, b) in s.sack.iter().take(s.sack_len) {
             let (a, b) = (self.offset(a), self.offset(b));
             // A duplicate report (RFC 2883) lies below; anything else out of range is nonsense.
             if a >= self.snd_una as i64 && a < b && b <= self.snd_nxt as i64 {
-                news |= self.queue.sack(a as u64, b as u64);
+                let one = self.queue.sack(a as u64, b as u64, self.high_seq);
+                out.news |= one.news;
+                out.original |= one.original;
             }
         }
-        news
+        out
     }
 
     fn detect_loss(&mut self, acked: u32) {
@@ -358,8 +389,12 @@ impl ModelSender {
         }
     }
 
+    /// Everything sent before the loss is acknowledged. Only now does Linux forget when it first retransmitted: a
+    /// connection that crawls on in loss is given up all the same when its patience is over.
     fn end_recovery(&mut self) {
         self.ca = CaState::Open;
+        self.frto = Frto::Off;
+        self.retrans_stamp = None;
         if let Congestion::Fixed(n) = self.cfg.congestion {
             self.cwnd = n.max(1);
         }

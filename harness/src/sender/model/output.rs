@@ -6,7 +6,7 @@ use rightedge_stack::time::Instant;
 
 use super::queue::{Sent, packets};
 use super::wire::{self, Out, flag};
-use super::{CaState, Congestion, ModelSender, ModelState, Timer, silence_limit};
+use super::{CaState, Congestion, Frto, ModelSender, ModelState, Timer, silence_limit};
 use crate::sender::{PATTERN_CHUNK, Role, pattern};
 
 /// Answers waiting to be sent; more than this means the caller does not drain them.
@@ -35,7 +35,7 @@ impl ModelSender {
         let start = self.snd_nxt;
         let was_empty = self.queue.is_empty();
         self.snd_nxt += u64::from(len);
-        if len % mss != 0 {
+        if !len.is_multiple_of(mss) {
             self.snd_sml = self.snd_nxt;
         }
         self.queue.push(Sent::new(start, len, packets(len, mss), now, false));
@@ -83,6 +83,9 @@ impl ModelSender {
         if !force && self.queue.in_flight() >= self.cwnd {
             return None;
         }
+        if self.frto == Frto::Trying && !force {
+            return None;
+        }
         let (index, start) = match self.queue.next_lost() {
             Some((i, s)) => (i, s.start),
             None if force => (0, self.queue.head()?.start),
@@ -114,6 +117,15 @@ impl ModelSender {
             self.arm_rto(now);
         }
         Some(self.data_frame(now, start, payload, fin, mss))
+    }
+
+    /// New data was to be tried and there is none, or no room for it: back to what is lost.
+    pub(super) fn give_up_trying(&mut self) -> bool {
+        let idle = self.frto == Frto::Trying && self.snd_nxt <= self.high_seq;
+        if idle {
+            self.frto = Frto::Off;
+        }
+        idle
     }
 
     /// The retransmission timer ran out.
@@ -148,8 +160,14 @@ impl ModelSender {
     }
 
     fn enter_loss(&mut self) {
-        if self.ca != CaState::Loss && self.ssthresh_may_fall() {
-            self.ssthresh = (self.cwnd / 2).max(2);
+        // Anew in a fresh loss, or when nothing moved since the last time-out.
+        let worth_trying = self.ca == CaState::Open || self.retransmits > 1;
+        self.frto = if self.sack && worth_trying { Frto::Asked } else { Frto::Off };
+        if self.ca != CaState::Loss {
+            self.prior = (self.cwnd, self.ssthresh);
+            if self.ssthresh_may_fall() {
+                self.ssthresh = (self.cwnd / 2).max(2);
+            }
         }
         self.queue.mark_all_lost();
         self.ca = CaState::Loss;

@@ -34,6 +34,17 @@ pub(super) struct Acked {
     pub(super) packets: u32,
     /// When the newest segment that was never retransmitted was sent (Karn's rule).
     pub(super) clean_sent_at: Option<Instant>,
+    /// A segment from before the loss that was never retransmitted has arrived.
+    pub(super) original: bool,
+}
+
+/// What a selective acknowledgement marked.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Sacked {
+    /// Something that was not marked before.
+    pub(super) news: bool,
+    /// As [`Acked::original`].
+    pub(super) original: bool,
 }
 
 /// The queue.
@@ -106,7 +117,8 @@ impl Queue {
     }
 
     /// Everything before `una` is acknowledged. A segment cut in two keeps its rest.
-    pub(super) fn ack(&mut self, una: u64, mss: u32) -> Acked {
+    /// `high_seq` is where sending stood at the loss.
+    pub(super) fn ack(&mut self, una: u64, mss: u32, high_seq: u64) -> Acked {
         let mut acked = Acked::default();
         while let Some(s) = self.q.front() {
             if s.end() > una {
@@ -119,6 +131,7 @@ impl Queue {
             if !s.ever_retrans && !s.sacked {
                 self.newest_arrival = self.newest_arrival.max(s.sent_at);
                 acked.clean_sent_at = acked.clean_sent_at.max(Some(s.sent_at));
+                acked.original |= s.end() <= high_seq;
             }
         }
         if let Some(mut s) = self.q.front().cloned().filter(|s| s.start < una) {
@@ -136,16 +149,17 @@ impl Queue {
         acked
     }
 
-    /// Marks what lies wholly in `[start, end)`; true if something new was marked.
-    pub(super) fn sack(&mut self, start: u64, end: u64) -> bool {
-        let mut news = false;
+    /// Marks what lies wholly in `[start, end)`.
+    pub(super) fn sack(&mut self, start: u64, end: u64, high_seq: u64) -> Sacked {
+        let mut out = Sacked::default();
         let from = self.q.partition_point(|s| s.start < start);
         for s in self.q.iter_mut().skip(from) {
             if s.end() > end {
                 break;
             }
             if !s.sacked {
-                news = true;
+                out.news = true;
+                out.original |= !s.ever_retrans && s.end() <= high_seq;
                 self.newest_arrival = self.newest_arrival.max(s.sent_at);
                 self.sacked_out += s.packets;
                 if core::mem::take(&mut s.lost) {
@@ -158,7 +172,7 @@ impl Queue {
                 self.highest_sack = self.highest_sack.max(s.end());
             }
         }
-        news
+        out
     }
 
     /// Marks holes below enough selectively acknowledged segments as lost (RFC 6675 §3), and retransmissions that
@@ -220,6 +234,12 @@ impl Queue {
             }
         }
         self.hint = 0;
+    }
+
+    /// The loss was none: nothing is lost any more.
+    pub(super) fn unmark_lost(&mut self) {
+        self.lost_out = 0;
+        self.q.iter_mut().for_each(|s| s.lost = false);
     }
 
     /// Without SACK every duplicate stands for one segment that has left the network.

@@ -31,6 +31,9 @@ struct Receiver {
     edge_max: u64,
     fin: bool,
     log_on: bool,
+    /// Takes one segment in this time and drops the others in silence.
+    crawl: Option<Duration>,
+    taken: Instant,
 }
 
 impl Receiver {
@@ -62,6 +65,8 @@ impl Receiver {
             edge_max: 0,
             fin: false,
             log_on: true,
+            crawl: None,
+            taken: Instant::ZERO,
         }
     }
 
@@ -116,6 +121,12 @@ impl Receiver {
         }
         if self.silent {
             return None;
+        }
+        if let Some(gap) = self.crawl {
+            if s.seq != self.nxt || now.since(self.taken) < gap {
+                return None;
+            }
+            self.taken = now;
         }
         let offset = u64::from(s.seq.wrapping_sub(self.irs.wrapping_add(1)));
         if s.payload > 0 {
@@ -185,6 +196,8 @@ struct World {
     m: ModelSender,
     r: Receiver,
     link: Link,
+    /// Acknowledgements held up instead of delivered.
+    held: Option<Vec<Bytes>>,
 }
 
 impl World {
@@ -200,6 +213,7 @@ impl World {
             m: ModelSender::new(cfg, Instant::ZERO),
             r,
             link: Link::new(&LinkSpec::parse(link).unwrap()),
+            held: None,
         };
         if w.m.cfg.role == Role::Server {
             let syn = w.r.syn(false);
@@ -227,6 +241,10 @@ impl World {
                         }
                     }
                     Dir::Up => {
+                        if let Some(held) = &mut self.held {
+                            held.push(f);
+                            continue;
+                        }
                         self.m.on_frame(self.now, &f);
                         self.flush();
                     }
@@ -341,6 +359,38 @@ fn a_silent_peer_is_given_up_after_the_published_quarter_of_an_hour() {
     // The first time-out past 924.6 s gives up; the last retransmission came before it.
     assert!(s.rtos >= 14 && retries[0] > 700.0 && retries[0] < 930.0, "{s:?} {retries:?}");
     assert!(s.blocked, "the paced writer must block on its send buffer");
+}
+
+#[test]
+fn a_receiver_that_crawls_on_is_given_up_all_the_same() {
+    let app = AppModel { write_sizes: vec![1448], pace: Duration::from_millis(1), ..AppModel::default() };
+    let mut w =
+        World::with(ModelConfig { app, ..ModelConfig::default() }, "both:delay=100us", |r| r.window = 32_768);
+    w.run(secs(10));
+    w.r.crawl = Some(Duration::from_millis(3776));
+    w.run(secs(5000));
+    let (s, got) = (w.m.stats(), w.r.got);
+    assert_eq!(s.error, Some("ETIMEDOUT"), "{s:?}");
+    assert!((930.0..1100.0).contains(&w.now.as_secs_f64()) || w.r.taken < secs(1100), "{:?}", w.r.taken);
+    assert!(got > 10_000 * 1448 + 100_000, "it did make progress: {got}");
+}
+
+#[test]
+fn a_time_out_that_was_none_is_taken_back() {
+    let mut w = World::new(ModelConfig { initcwnd: 20, ..total(10_000_000) }, "both:delay=10ms");
+    w.run(Instant::from_millis(150));
+    let before = w.m.stats();
+    // Acknowledgements are held up until after the time-out, then all come.
+    w.held = Some(Vec::new());
+    w.run(Instant::from_millis(450));
+    assert_eq!(w.m.stats().rtos, 1);
+    for f in w.held.take().unwrap() {
+        w.up(f);
+    }
+    w.run(secs(3));
+    let s = w.m.stats();
+    assert_eq!((s.rtos, s.retransmits, s.ssthresh), (1, 1, u32::MAX), "{s:?}");
+    assert!(s.cwnd >= before.cwnd, "{s:?}");
 }
 
 #[test]
