@@ -408,5 +408,5 @@ fn is_broken_pipe(e: &anyhow::Error) -> bool {
 }
 
 fn rights_missing(e: &anyhow::Error) -> bool {
-    e.chain().any(|c| rightedge_tapctl::rights::is_missing_right(c))
+    e.chain().any(rightedge_tapctl::rights::is_missing_right)
 }

@@ -35,7 +35,9 @@ pub fn examine() -> Vec<Finding> {
 }
 
 /// Can a kernel sender be run here? If not, why not.
-#[must_use]
+///
+/// # Errors
+/// The first thing that is missing, and how to get it.
 pub fn kernel_sender() -> Result<(), String> {
     for need in [Need::TunNode, Need::Netns, Need::Tap] {
         let r = need.probe();

@@ -345,3 +345,21 @@ proptest! {
         run(&w)?;
     }
 }
+
+#[test]
+#[ignore = "a collapse that joins overlapping out-of-order segments does not tell Info::ofo_bytes"]
+fn bytes_out_of_order_are_counted_once_after_a_collapse() {
+    let p = Profile::linux_6_1();
+    let options = ListenOptions { rcvbuf: Some(16_060), ..ListenOptions::default() };
+    let mut rig = Rig::new(config(p, Driver::TapBuild), options, Handshake { ts: false, sack: false, ..Default::default() });
+    for at in 0..5 {
+        rig.data(at * 3403, 3403);
+    }
+    let next = rig.info().rcv_nxt.since(rig.isn) as u32;
+    rig.data(next + 99, 1633);
+    rig.data(next + 1, 779);
+    rig.stack.set_option(rig.now, rig.id, SocketOption::RcvBuf(0)).unwrap();
+    rig.data(next, 1448);
+    let i = rig.info();
+    assert_eq!((i.ofo_skbs, i.ofo_bytes), (0, 0));
+}

@@ -123,7 +123,7 @@ impl Thinning {
         if self.events > FULL_RECORDS * 2 * self.step {
             self.step *= 2;
         }
-        self.events % self.step == 0
+        self.events.is_multiple_of(self.step)
     }
 }
 

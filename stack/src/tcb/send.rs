@@ -149,10 +149,6 @@ impl Tcb {
         cx.shared.tick.from_micros(self.snd.rto_us)
     }
 
-    pub(crate) fn rto_min_jiffies(&self, cx: &Cx<'_>) -> u64 {
-        cx.shared.tick.from_micros(self.snd.rto_min_us)
-    }
-
     /// The clock in our timestamps: milliseconds with a per-connection offset.
     pub(crate) fn timestamp(&self, cx: &Cx<'_>) -> u32 {
         (cx.now.as_millis() as u32).wrapping_add(self.opts.ts_offset)
