@@ -111,6 +111,12 @@ impl GlobalMem {
         self.groups.get(&id).map(|g| (g.allocated, g.limit))
     }
 
+    /// A group keeps its account from its first socket on, with or without a limit.
+    fn group_mut(&mut self, id: Option<GroupId>) -> Option<&mut Group> {
+        let unlimited = Group { limit: i64::MAX, allocated: 0, pressure_until: Instant::ZERO };
+        id.map(|id| self.groups.entry(id).or_insert(unlimited))
+    }
+
     fn group_pressure(&self, id: Option<GroupId>, now: Instant) -> bool {
         id.and_then(|id| self.groups.get(&id)).is_some_and(|g| now < g.pressure_until)
     }
@@ -176,6 +182,19 @@ impl SockMem {
         self.uncharge(cx, truesize);
     }
 
+    /// Moves the socket, with all it holds, to another group.
+    pub(crate) fn set_group(&mut self, cx: &mut MemCtx<'_>, group: Option<GroupId>) {
+        let held = self.sk_rmem_alloc.wrapping_add(self.sk_forward_alloc).wrapping_add(self.sk_wmem_queued);
+        let pages = i64::from(held) >> PAGE_SHIFT;
+        if let Some(g) = cx.global.group_mut(self.group) {
+            g.allocated -= pages;
+        }
+        self.group = group;
+        if let Some(g) = cx.global.group_mut(group) {
+            g.allocated += pages;
+        }
+    }
+
     /// `sk_mem_charge` for the send side.
     pub(crate) fn charge_send(&mut self, truesize: i32) {
         self.sk_wmem_queued = self.sk_wmem_queued.wrapping_add(truesize);
@@ -199,7 +218,7 @@ impl SockMem {
 
     fn give_back(&self, cx: &mut MemCtx<'_>, pages: i64) {
         cx.global.fold(-pages, cx.sysctl.mem_pcpu_rsv);
-        if let Some(g) = self.group.and_then(|id| cx.global.groups.get_mut(&id)) {
+        if let Some(g) = cx.global.group_mut(self.group) {
             g.allocated -= pages;
         }
         if cx.global.under_pressure() && cx.global.allocated < cx.sysctl.tcp_mem[0] {
@@ -231,7 +250,7 @@ impl SockMem {
         let pages = pages_of(need);
         self.sk_forward_alloc = self.sk_forward_alloc.wrapping_add(bytes_of(pages));
         cx.global.fold(pages, cx.sysctl.mem_pcpu_rsv);
-        if let Some(g) = self.group.and_then(|id| cx.global.groups.get_mut(&id)) {
+        if let Some(g) = cx.global.group_mut(self.group) {
             g.allocated += pages;
         }
     }
@@ -240,9 +259,9 @@ impl SockMem {
     fn raise_allocated(&mut self, cx: &mut MemCtx<'_>, pages: i64) -> Result<(), Refused> {
         let [low, pressure, high] = cx.sysctl.tcp_mem;
         cx.global.fold(pages, cx.sysctl.mem_pcpu_rsv);
-        let group_allocated = match self.group.and_then(|id| cx.global.groups.get_mut(&id)) {
+        let group_allocated = match cx.global.group_mut(self.group) {
             Some(g) => {
-                if g.allocated + pages > g.limit {
+                if g.allocated.saturating_add(pages) > g.limit {
                     g.pressure_until = cx.now + crate::time::Duration::from_secs(1);
                     let allocated = g.allocated;
                     cx.global.fold(-pages, cx.sysctl.mem_pcpu_rsv);
@@ -277,7 +296,7 @@ impl SockMem {
         };
         let Some(limit) = refusal else { return Ok(()) };
         cx.global.fold(-pages, cx.sysctl.mem_pcpu_rsv);
-        if group_allocated && let Some(g) = self.group.and_then(|id| cx.global.groups.get_mut(&id)) {
+        if group_allocated && let Some(g) = cx.global.group_mut(self.group) {
             g.allocated -= pages;
         }
         Err(Refused { limit, pages, allocated })

@@ -190,8 +190,6 @@ fn one_byte_segments_with_holes_in_a_wide_window() {
 }
 
 #[test]
-#[ignore = "with 43 691 buffers held and memory out, each further segment costs milliseconds: the out-of-order collapse \
-            rebuilds the whole queue"]
 fn one_byte_segments_beyond_memory_in_a_wide_window() {
     needles("linux-6.18", Driver::TapBuild, true, true, 50_000);
     needles("linux-6.18", Driver::TapBuild, false, true, 50_000);

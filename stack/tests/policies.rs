@@ -4,11 +4,16 @@ mod rig;
 
 use rig::{Handshake, Rig, config, pattern};
 use rightedge_stack::{
-    ListenOptions, SocketOption, decision::Decision, nic::Driver, profile::Profile, time::Duration, wire::TcpFlags,
+    ListenOptions, SocketOption, decision::Decision, nic::Driver, profile::Profile, time::Duration,
+    wire::TcpFlags,
 };
 
 fn tun(policy: &str) -> Rig {
-    Rig::new(config(Profile::parse(policy).unwrap(), Driver::Tun), ListenOptions::default(), Handshake::default())
+    Rig::new(
+        config(Profile::parse(policy).unwrap(), Driver::Tun),
+        ListenOptions::default(),
+        Handshake::default(),
+    )
 }
 
 /// SO_RCVBUF 10 000 on the listener: sk_rcvbuf 20 000 and no window scale.
@@ -30,11 +35,30 @@ fn adv_win_scale_sets_the_first_window_of_6_1_and_not_of_6_18() {
     };
     // 131 072 bytes, scaled, whole segments of 1448, at most 65 535.
     let table = [
-        (-31, 0), (-18, 0), (-17, 1), (-10, 128), (-8, 512), (-7, 1024), (-6, 1448), (-5, 2896), (-4, 7240),
-        (-3, 15_928), (-2, 31_856), (-1, 65_160), (0, 65_535), (1, 65_160), (2, 65_535), (3, 65_535), (31, 65_535),
+        (-31, 0),
+        (-18, 0),
+        (-17, 1),
+        (-10, 128),
+        (-8, 512),
+        (-7, 1024),
+        (-6, 1448),
+        (-5, 2896),
+        (-4, 7240),
+        (-3, 15_928),
+        (-2, 31_856),
+        (-1, 65_160),
+        (0, 65_535),
+        (1, 65_160),
+        (2, 65_535),
+        (3, 65_535),
+        (31, 65_535),
     ];
     for (a, window) in table {
-        assert_eq!((first("linux-6.1", a), first("linux-6.18", a)), (window, 65_160), "tcp_adv_win_scale {a}");
+        assert_eq!(
+            (first("linux-6.1", a), first("linux-6.18", a)),
+            (window, 65_160),
+            "tcp_adv_win_scale {a}"
+        );
     }
 }
 
@@ -73,7 +97,12 @@ fn collapse_is_on_off_or_below_a_threshold() {
         let read = rig.read(10_000);
         assert_eq!(read, pattern(0, read.len()));
         let c = |name| rig.count(name);
-        let prunes = (c("TcpExtPruneCalled"), c("TcpExtTCPRcvCollapsed"), c("TcpExtRcvPruned"), c("TcpExtTCPRcvQDrop"));
+        let prunes = (
+            c("TcpExtPruneCalled"),
+            c("TcpExtTCPRcvCollapsed"),
+            c("TcpExtRcvPruned"),
+            c("TcpExtTCPRcvQDrop"),
+        );
         (prunes, read.len())
     };
     let collapsed = ((1, 16, 0, 0), 6400);
@@ -81,7 +110,11 @@ fn collapse_is_on_off_or_below_a_threshold() {
     for name in ["linux-6.1", "linux-6.18"] {
         assert_eq!(fill(name, "0"), collapsed, "{name}");
         assert_eq!(fill(&format!("{name},collapse=off"), "0"), refused, "{name} off");
-        assert_eq!(fill(&format!("{name},collapse=20480"), "0"), collapsed, "{name}: the threshold itself is within");
+        assert_eq!(
+            fill(&format!("{name},collapse=20480"), "0"),
+            collapsed,
+            "{name}: the threshold itself is within"
+        );
         assert_eq!(fill(&format!("{name},collapse=20479"), "0"), refused, "{name}");
         assert_eq!(fill(name, "20480"), collapsed, "{name} by sysctl");
         assert_eq!(fill(name, "20479"), refused, "{name} by sysctl");
@@ -150,10 +183,15 @@ fn a_sender_that_obeys_a_shrinking_window_is_never_dropped() {
                 edge = s.ack + s.window;
             }
         }
-        (rig.count("TcpExtPruneCalled") > 0, rig.count("TcpExtTCPRcvQDrop"), rig.info().mem.rcvbuf > 131_072, edge == at)
+        (
+            rig.count("TcpExtPruneCalled") > 0,
+            rig.count("TcpExtTCPRcvQDrop"),
+            rig.info().mem.rcvbuf > 131_072,
+            edge == at,
+        )
     };
     assert_eq!(run("merged"), (false, 0, false, true));
-    assert_eq!(run("never").0, true, "the promise is kept at the price of memory");
+    assert!(run("never").0, "the promise is kept at the price of memory");
 }
 
 #[test]

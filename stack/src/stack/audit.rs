@@ -14,7 +14,7 @@ fn same<T: PartialEq + core::fmt::Debug>(what: &str, is: T, should: T) -> Result
 
 fn socket(t: &Tcb) -> Result<(), String> {
     let queued: i64 = t.queue.iter().map(|s| i64::from(s.truesize)).sum();
-    let ofo: i64 = t.ofo.values().map(|s| i64::from(s.truesize)).sum();
+    let ofo: i64 = t.ofo.iter().map(|(_, s)| i64::from(s.truesize)).sum();
     same("sk_rmem_alloc", i64::from(t.mem.sk_rmem_alloc), queued + ofo)?;
     same("sk_wmem_queued", i64::from(t.mem.sk_wmem_queued), t.snd.queued_truesize())?;
     same("pages", held(&t.mem).rem_euclid(4096), 0)?;
@@ -33,8 +33,8 @@ fn socket(t: &Tcb) -> Result<(), String> {
     if t.copied_seq.after(t.rcv_nxt) {
         return Err(format!("copied_seq {} is beyond rcv_nxt {}", t.copied_seq, t.rcv_nxt));
     }
-    for (key, s) in &t.ofo {
-        same("key in the out-of-order queue", *key, t.ofo_key(s.seq))?;
+    for (key, s) in t.ofo.iter() {
+        same("key in the out-of-order queue", key, t.ofo_key(s.seq))?;
     }
     Ok(())
 }

@@ -443,7 +443,7 @@ impl Stack {
                 Ok(())
             }
             SocketOption::Group(g) => {
-                t.mem.group = g;
+                t.mem.set_group(&mut cx.mem(), g);
                 Ok(())
             }
         })?

@@ -268,8 +268,12 @@ impl Tcb {
             timeout = timeout.min(self.ack.timeout);
         }
         self.ack.flags |= AckFlags::SCHED | AckFlags::TIMER;
+        // A timer that is set again for the same tick stays where the wheel has it.
+        let until = match self.timer(Timer::DelayedAck) {
+            Some(until) if self.ack.timeout == timeout => until,
+            _ => cx.shared.timer_instant(cx.now, timeout),
+        };
         self.ack.timeout = timeout;
-        let until = cx.shared.timer_instant(timeout);
         self.set_timer(Timer::DelayedAck, Some(until));
         let ato = self.ack.ato;
         self.decide(cx, || Decision::AckDelayed { until, ato });

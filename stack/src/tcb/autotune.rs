@@ -89,7 +89,7 @@ impl Tcb {
             _ => (u64::from(window) * more / old) << 1,
         };
         window = window.wrapping_add(grow as u32);
-        if let Some((_, last)) = self.ofo.last_key_value() {
+        if let Some((_, last)) = self.ofo.last() {
             window = window.wrapping_add(last.end_seq.since(self.rcv_nxt) as u32);
         }
         let largest = cx.shared.sysctl.tcp_rmem[2].max(0).unsigned_abs();

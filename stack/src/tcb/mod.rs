@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `input` | what a segment means: header prediction, acceptability, the order of the steps |
 //! | `queue` | where its bytes go: in order, out of order, twice, nowhere |
+//! | `ofo` | the order of what arrived out of order |
 //! | `prune` | what gives way when memory runs out |
 //! | `estimate` | the peer's segment size, the round trip, the growth of rcv_ssthresh |
 //! | `autotune` | the receive buffer's size from what the reader takes |
@@ -17,6 +18,7 @@ mod ack;
 mod autotune;
 mod estimate;
 mod input;
+mod ofo;
 mod prune;
 mod queue;
 mod sack;
@@ -27,11 +29,12 @@ mod tests;
 mod user;
 
 use core::net::SocketAddr;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 pub(crate) use self::{
     ack::{AckFlags, AckState},
     input::Prediction,
+    ofo::OfoQueue,
     sack::SackState,
     send::SendState,
     state::{HandshakeOutcome, first_window},
@@ -199,7 +202,7 @@ pub(crate) struct Tcb {
     /// rcv_nxt as a 64-bit count, to key the out-of-order queue without wrapping.
     pub(crate) rcv_nxt64: u64,
     pub(crate) queue: VecDeque<Skb>,
-    pub(crate) ofo: BTreeMap<u64, Skb>,
+    pub(crate) ofo: OfoQueue,
     pub(crate) ofo_bytes: u64,
     pub(crate) backlog: VecDeque<(Skb, TcpSegment)>,
 
@@ -283,9 +286,9 @@ impl Tcb {
             DropReason::RcvQueueFull
             | DropReason::OfoNoMemory
             | DropReason::OfoPruned
-            | DropReason::BacklogFull => self.stats.memory_drops += 1,
+            | DropReason::BacklogFull => self.stats.memory_drops = self.stats.memory_drops.wrapping_add(1),
             DropReason::ZeroWindow | DropReason::BeyondWindow | DropReason::OverWindow => {
-                self.stats.window_drops += 1;
+                self.stats.window_drops = self.stats.window_drops.wrapping_add(1);
             }
             _ => {}
         }

@@ -3,9 +3,9 @@
 //! Answers to (Linux 6.1 and 6.18): `tcp_try_rmem_schedule`, `tcp_prune_queue`, `tcp_clamp_window`, `tcp_collapse`,
 //! `tcp_collapse_ofo_queue`, `tcp_prune_ofo_queue`; and to the published `tcp_collapse_max_bytes` patch.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
-use super::{Cx, Tcb};
+use super::{Cx, OfoQueue, Tcb};
 use crate::{
     counters::Counter,
     decision::{CollapseOutcome, Decision, DropReason, QueueKind},
@@ -210,30 +210,26 @@ impl Tcb {
         }
         let before = self.mem.sk_rmem_alloc;
         let rule = self.space_rule(cx);
-        let mut rest = core::mem::take(&mut self.ofo);
-        let mut done = BTreeMap::new();
         let mut total = Work::default();
-        let mut tiny = 0i64;
-        while let Some(range) = take_range(&mut rest) {
-            let Range { list, start, end, sum } = range;
-            let first = list.front().map_or(0, |s| i64::from(s.truesize));
-            let list = if sum != first || end.since(start) >= CHUNK as i32 {
-                let (list, work) = self.rewrite(cx, list, rule, start, end);
-                total.add(&work);
-                list
-            } else {
-                tiny += sum;
-                list
-            };
-            for skb in list {
-                done.insert(self.ofo_key(skb.seq), skb);
+        // Only what will be rewritten is touched: with many small ranges nothing is, and looking must stay cheap.
+        for Range { keys, start, end } in worthwhile(&self.ofo, i64::from(self.mem.sk_rcvbuf >> 3)) {
+            let list: VecDeque<Skb> = keys.iter().filter_map(|k| self.ofo.vacate(*k)).collect();
+            let bytes = |list: &VecDeque<Skb>| list.iter().map(|s| u64::from(s.len)).sum::<u64>();
+            let held = bytes(&list);
+            let (list, work) = self.rewrite(cx, list, rule, start, end);
+            self.ofo_bytes = (self.ofo_bytes + bytes(&list)).saturating_sub(held);
+            total.add(&work);
+            // Linux links what it made when all that it copied from is unlinked.
+            for seq in &work.gone {
+                self.ofo.forget(self.ofo_key(*seq));
             }
-            if tiny > i64::from(self.mem.sk_rcvbuf >> 3) {
-                break;
+            for seq in &work.fresh {
+                self.ofo.place(self.ofo_key(*seq));
+            }
+            for skb in list {
+                self.ofo.insert(self.ofo_key(skb.seq), skb);
             }
         }
-        done.append(&mut rest);
-        self.ofo = done;
         self.note_work(cx, QueueKind::OutOfOrder, &total, before);
     }
 
@@ -275,6 +271,7 @@ impl Tcb {
             let mut fresh = new_chunk(&cx.shared.profile, start, flags, room);
             self.mem.charge(fresh.truesize);
             work.made += 1;
+            work.fresh.push(start);
             let mut left = room;
             while let Some(skb) = current.as_ref() {
                 let offset = start.since(skb.seq).max(0).unsigned_abs();
@@ -309,6 +306,7 @@ impl Tcb {
     fn free_collapsed(&mut self, cx: &mut Cx<'_>, skb: Skb, work: &mut Work) {
         cx.count(Counter::TcpExtTCPRcvCollapsed);
         work.freed += 1;
+        work.gone.push(skb.seq);
         self.mem.refund(&mut cx.mem(), skb.truesize);
     }
 
@@ -321,12 +319,12 @@ impl Tcb {
         let share = self.mem.sk_rcvbuf >> 3;
         let mut goal = share;
         let (mut dropped, mut bytes) = (0u32, 0u64);
-        while let Some(entry) = self.ofo.last_entry() {
-            if spare && arriving.after(entry.get().seq) {
+        while let Some((key, last)) = self.ofo.last() {
+            if spare && arriving.after(last.seq) {
                 // Room for something further out is not made at the cost of something nearer.
                 break;
             }
-            let skb = entry.remove();
+            let Some(skb) = self.ofo.remove(key) else { break };
             dropped += 1;
             bytes += u64::from(skb.len);
             self.ofo_bytes = self.ofo_bytes.saturating_sub(u64::from(skb.len));
@@ -360,6 +358,9 @@ struct Work {
     freed: u32,
     made: u32,
     copied: u64,
+    /// Where buffers began that were freed, and where new ones begin.
+    gone: Vec<Seq>,
+    fresh: Vec<Seq>,
 }
 
 impl Work {
@@ -385,25 +386,34 @@ fn new_chunk(profile: &Profile, start: Seq, flags: TcpFlags, room: u32) -> Skb {
 
 /// A maximal run of out-of-order buffers without a hole.
 struct Range {
-    list: VecDeque<Skb>,
+    keys: Vec<u64>,
     start: Seq,
     end: Seq,
-    sum: i64,
 }
 
-fn take_range(rest: &mut BTreeMap<u64, Skb>) -> Option<Range> {
-    let (_, first) = rest.pop_first()?;
-    let (start, mut end) = (first.seq, first.end_seq);
-    let mut sum = i64::from(first.truesize);
-    let mut list = VecDeque::from([first]);
-    while let Some(entry) = rest.first_entry() {
-        if entry.get().seq.after(end) || entry.get().end_seq.before(start) {
-            break;
+/// The runs that a collapse rewrites: more than one buffer, or one that is large. Once the memory of the others exceeds
+/// `patience`, the search ends.
+fn worthwhile(ofo: &OfoQueue, patience: i64) -> Vec<Range> {
+    let mut found = Vec::new();
+    let mut tiny = 0i64;
+    let mut rest = ofo.iter().peekable();
+    while let Some((first, skb)) = rest.next() {
+        let (start, mut end, mut keys) = (skb.seq, skb.end_seq, vec![first]);
+        let alone = i64::from(skb.truesize);
+        let mut sum = alone;
+        while let Some((key, next)) = rest.next_if(|(_, n)| !n.seq.after(end) && !n.end_seq.before(start)) {
+            keys.push(key);
+            end = end.max(next.end_seq);
+            sum += i64::from(next.truesize);
         }
-        let skb = entry.remove();
-        end = end.max(skb.end_seq);
-        sum += i64::from(skb.truesize);
-        list.push_back(skb);
+        if sum != alone || end.since(start) >= CHUNK as i32 {
+            found.push(Range { keys, start, end });
+        } else {
+            tiny += sum;
+            if tiny > patience {
+                break;
+            }
+        }
     }
-    Some(Range { list, start, end, sum })
+    found
 }

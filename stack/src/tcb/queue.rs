@@ -69,7 +69,7 @@ impl Tcb {
             None => false,
         };
         self.advance_rcv_nxt(end_seq);
-        self.stats.coalesced += u32::from(joined);
+        self.stats.coalesced = self.stats.coalesced.wrapping_add(u32::from(joined));
         if joined {
             return seen;
         }
@@ -182,11 +182,11 @@ impl Tcb {
     /// Moves what has become contiguous to the receive queue (`tcp_ofo_queue`).
     pub(crate) fn drain_ofo(&mut self, cx: &mut Cx<'_>) {
         let dsack_high = self.rcv_nxt;
-        while let Some(entry) = self.ofo.first_entry() {
-            if entry.get().seq.after(self.rcv_nxt) {
+        while let Some((key, first)) = self.ofo.first() {
+            if first.seq.after(self.rcv_nxt) {
                 break;
             }
-            let mut skb = entry.remove();
+            let Some(mut skb) = self.ofo.remove(key) else { break };
             self.ofo_bytes = self.ofo_bytes.saturating_sub(u64::from(skb.len));
             if skb.seq.before(dsack_high) {
                 // Only what this segment itself brought twice, and only up to where the drain began.
@@ -204,7 +204,7 @@ impl Tcb {
                 None => false,
             };
             self.advance_rcv_nxt(end_seq);
-            self.stats.coalesced += u32::from(joined);
+            self.stats.coalesced = self.stats.coalesced.wrapping_add(u32::from(joined));
             if joined {
                 // It was charged in full when it was queued out of order.
                 self.mem.refund(&mut cx.mem(), truesize);
@@ -246,7 +246,7 @@ impl Tcb {
     fn insert_ofo(&mut self, cx: &mut Cx<'_>, mut skb: Skb) {
         let (seq, end_seq) = (skb.seq, skb.end_seq);
         let key = self.ofo_key(seq);
-        let last = self.ofo.last_key_value().map(|(k, s)| (*k, s.end_seq));
+        let last = self.ofo.last().map(|(k, s)| (k, s.end_seq));
         let Some((last_key, last_end)) = last else {
             self.sack.blocks.clear();
             self.sack_new(cx, seq, end_seq);
@@ -272,38 +272,44 @@ impl Tcb {
                 Insert::Queue => {}
             }
         }
+        self.ofo.place(key);
         self.overlap_right(cx, key, &skb);
         self.sack_new(cx, seq, end_seq);
         self.add_ofo(cx, key, skb);
     }
 
-    /// What lies at or below the new segment: it may be covered, joined or partly repeated.
+    /// What the search for its place meets at or below the new segment: it may be covered, joined or partly repeated.
     fn overlap_left(&mut self, cx: &mut Cx<'_>, key: u64, skb: &mut Skb) -> Insert {
-        let below = self.ofo.range(..=key).next_back().map(|(k, s)| (*k, s.seq, s.end_seq));
-        let Some((at, below_seq, below_end)) = below else { return Insert::Queue };
-        if skb.seq.before(below_end) {
-            if !skb.end_seq.after(below_end) {
-                cx.count(Counter::TcpExtTCPOFOMerge);
-                self.dsack_set(cx, skb.seq, skb.end_seq);
-                return Insert::Dropped;
+        for at in self.ofo.path(key) {
+            let Some((met_seq, met_end)) = self.ofo.get(at).map(|s| (s.seq, s.end_seq)) else { continue };
+            if skb.seq.before(met_seq) {
+                continue;
             }
-            if skb.seq.after(below_seq) {
-                self.dsack_set(cx, skb.seq, below_end);
-            } else {
-                // The same start and more behind it: the new one takes the old one's place.
-                self.dsack_extend(cx, below_seq, below_end);
-                cx.count(Counter::TcpExtTCPOFOMerge);
-                self.remove_ofo(cx, at);
+            if skb.seq.before(met_end) {
+                if !skb.end_seq.after(met_end) {
+                    cx.count(Counter::TcpExtTCPOFOMerge);
+                    self.dsack_set(cx, skb.seq, skb.end_seq);
+                    return Insert::Dropped;
+                }
+                if skb.seq == met_seq {
+                    // The same start and more behind it: the new one takes the old one's place.
+                    self.dsack_extend(cx, met_seq, met_end);
+                    cx.count(Counter::TcpExtTCPOFOMerge);
+                    let old = self.ofo.vacate(at);
+                    self.free_covered(cx, old);
+                    break;
+                }
+                self.dsack_set(cx, skb.seq, met_end);
+            } else if skb.seq == met_end && self.join_ofo(cx, at, skb) {
+                return Insert::Done;
             }
-        } else if skb.seq == below_end && self.join_ofo(cx, at, skb) {
-            return Insert::Done;
         }
         Insert::Queue
     }
 
     /// What lies above and is now covered goes; a partial overlap is reported.
     fn overlap_right(&mut self, cx: &mut Cx<'_>, key: u64, skb: &Skb) {
-        while let Some((at, seq, end)) = self.ofo.range(key..).next().map(|(k, s)| (*k, s.seq, s.end_seq)) {
+        while let Some((at, seq, end)) = self.ofo.at_or_above(key).map(|(k, s)| (k, s.seq, s.end_seq)) {
             if !skb.end_seq.after(seq) {
                 break;
             }
@@ -313,13 +319,14 @@ impl Tcb {
             }
             self.dsack_extend(cx, seq, end);
             cx.count(Counter::TcpExtTCPOFOMerge);
-            self.remove_ofo(cx, at);
+            let old = self.ofo.remove(at);
+            self.free_covered(cx, old);
         }
     }
 
-    /// Takes a covered segment out of the queue and gives its memory back.
-    fn remove_ofo(&mut self, cx: &mut Cx<'_>, key: u64) {
-        if let Some(old) = self.ofo.remove(&key) {
+    /// Gives back the memory of a segment that another one covers.
+    fn free_covered(&mut self, cx: &mut Cx<'_>, old: Option<Skb>) {
+        if let Some(old) = old {
             self.ofo_bytes = self.ofo_bytes.saturating_sub(u64::from(old.len));
             self.drop_skb(cx, &old, DropReason::OfoCovered);
             self.mem.refund(&mut cx.mem(), old.truesize);
@@ -328,7 +335,7 @@ impl Tcb {
 
     /// Joins a segment onto the queued one at `key`.
     fn join_ofo(&mut self, cx: &mut Cx<'_>, key: u64, skb: &mut Skb) -> bool {
-        let Some(to) = self.ofo.get_mut(&key) else { return false };
+        let Some(to) = self.ofo.get_mut(key) else { return false };
         let seen = skb.seen();
         let segments = to.gso_segs.max(1).saturating_add(skb.gso_segs.max(1));
         if !coalesce(cx, &mut self.mem, self.id, QueueKind::OutOfOrder, to, skb) {
@@ -336,7 +343,7 @@ impl Tcb {
         }
         // Out of order, a buffer remembers how many segments it stands for, should they all be dropped.
         to.gso_segs = segments;
-        self.stats.coalesced += 1;
+        self.stats.coalesced = self.stats.coalesced.wrapping_add(1);
         self.ofo_bytes += u64::from(seen.len);
         if self.opts.sack {
             self.grow_ssthresh(cx, &seen, Truesize::Adjusted);
@@ -364,7 +371,7 @@ impl Tcb {
 
     /// Everything out of order is thrown away (a FIN arrived in order, or the connection ends).
     pub(crate) fn purge_ofo(&mut self, cx: &mut Cx<'_>) {
-        for (_, skb) in core::mem::take(&mut self.ofo) {
+        for (_, skb) in self.ofo.take_all() {
             self.mem.refund(&mut cx.mem(), skb.truesize);
         }
         self.ofo_bytes = 0;

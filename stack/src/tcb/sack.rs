@@ -42,22 +42,25 @@ impl SackState {
         self.duplicate = None;
     }
 
-    /// Notes `start..end` as held. Returns the index of the block it went to before it was moved to the front.
-    fn hold(&mut self, start: Seq, end: Seq) -> usize {
-        let touched = self.blocks.iter_mut().position(|b| extend(b, start, end));
-        if let Some(index) = touched {
-            if let Some(prefix) = self.blocks.get_mut(..=index) {
-                prefix.rotate_right(1);
-            }
-            self.absorb();
-            return index;
+    /// Grows the first block that touches or overlaps `start..end`, where it stands. Returns its index.
+    fn touch(&mut self, start: Seq, end: Seq) -> Option<usize> {
+        self.blocks.iter_mut().position(|b| extend(b, start, end))
+    }
+
+    /// Moves a block to the front and joins others to it.
+    fn bring_forward(&mut self, index: usize) {
+        if let Some(prefix) = self.blocks.get_mut(..=index) {
+            prefix.rotate_right(1);
         }
-        let index = self.blocks.len();
+        self.absorb();
+    }
+
+    /// Puts a new block in front; the fifth pushes out the oldest.
+    fn add(&mut self, start: Seq, end: Seq) {
         if self.blocks.is_full() {
             self.blocks.pop();
         }
         self.blocks.insert(0, SeqRange::new(start, end));
-        index
     }
 
     /// Joins blocks that now touch the first one.
@@ -78,17 +81,15 @@ impl SackState {
 impl Tcb {
     /// `tcp_sack_new_ofo_skb`: data at `start..end` is held out of order.
     pub(crate) fn sack_hold(&mut self, cx: &mut Cx<'_>, start: Seq, end: Seq) {
-        let found = self.sack.blocks.iter().any(|b| !start.after(b.end) && !b.start.after(end));
-        let index = if found {
-            self.sack.blocks.iter().position(|b| !start.after(b.end) && !b.start.after(end)).unwrap_or(0)
-        } else {
-            self.sack.blocks.len()
-        };
-        if index >= EXPECTED {
-            // Peers must not miss this block: ACKs held back go out with the old list first.
+        let touched = self.sack.touch(start, end);
+        if touched.unwrap_or(self.sack.blocks.len()) >= EXPECTED {
+            // Peers must not miss this block: ACKs held back go out first, with the list in its old order.
             self.flush_compressed(cx);
         }
-        self.sack.hold(start, end);
+        match touched {
+            Some(index) => self.sack.bring_forward(index),
+            None => self.sack.add(start, end),
+        }
         self.decide(cx, || Decision::Sack { start, end, duplicate: false });
     }
 
@@ -141,6 +142,15 @@ impl Tcb {
 #[cfg(test)]
 mod unit {
     use super::*;
+
+    impl SackState {
+        fn hold(&mut self, start: Seq, end: Seq) {
+            match self.touch(start, end) {
+                Some(index) => self.bring_forward(index),
+                None => self.add(start, end),
+            }
+        }
+    }
 
     fn list(s: &SackState) -> Vec<(u32, u32)> {
         s.blocks.iter().map(|b| (b.start.0, b.end.0)).collect()

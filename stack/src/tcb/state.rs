@@ -3,7 +3,7 @@
 //! Answers to (Linux 6.1 and 6.18): `tcp_create_openreq_child`, `tcp_connect_init`, `tcp_rcv_synsent_state_process`,
 //! `tcp_finish_connect`, `tcp_fin`, `tcp_reset`, `__tcp_close`, `tcp_time_wait`. RFC 9293 §3.10.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use core::net::SocketAddr;
 
@@ -103,7 +103,7 @@ impl Tcb {
             // Half the space on either side: keys below rcv_nxt stay positive.
             rcv_nxt64: 1 << 62,
             queue: VecDeque::new(),
-            ofo: BTreeMap::new(),
+            ofo: super::OfoQueue::default(),
             ofo_bytes: 0,
             backlog: VecDeque::new(),
             win: WindowVars {
