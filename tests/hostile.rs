@@ -229,6 +229,7 @@ pub struct Watched<W> {
     observer: Rc<RefCell<Observer>>,
     forgeries: Rc<RefCell<Observer>>,
     frames: u64,
+    over: bool,
     hold: Box<dyn Fn() -> bool>,
 }
 
@@ -243,6 +244,7 @@ impl<W: Wire> Watched<W> {
             observer: Rc::default(),
             forgeries: Rc::default(),
             frames: 0,
+            over: false,
             hold: Box::new(hold),
         }
     }
@@ -267,13 +269,19 @@ impl<W: Wire> Watched<W> {
 
     fn watch(&mut self, now: Instant, direction: Direction, frame: &[u8]) {
         self.frames += 1;
+        if self.over {
+            return;
+        }
         let is_forged = direction == Direction::In && frame.get(6..12) == Some(&FORGER_MAC);
         let observer = if is_forged { &self.forgeries } else { &self.observer };
         observer.borrow_mut().frame(self.frames, now.as_nanos(), direction, frame);
+        // Once the stack has closed too, a forged SYN of the same addresses may begin another connection.
+        self.over = direction == Direction::Out && frame.len() >= 54 && frame[23] == 6 && frame[47] & 1 != 0;
     }
 
     fn note(&mut self, frame: &[u8]) {
-        let is_data = frame.len() > 66 && frame[12..14] == [8, 0] && frame[14] == 0x45 && frame[23] == 6;
+        let is_tcp = frame.len() >= 54 && frame[12..14] == [8, 0] && frame[14] == 0x45 && frame[23] == 6;
+        let is_data = is_tcp && frame.len() > TO_TCP + usize::from(frame[46] >> 4) * 4;
         let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         // Forgeries that come over the device start behind the first real segment and could be taken for one.
         if is_data && (self.forger.is_some() || last.is_empty()) {

@@ -82,8 +82,11 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Print the man page
-    Man,
+    /// Print the man page, of rightedge itself or of one command, as in `rightedge man run | man -l -`
+    Man {
+        /// The command
+        command: Option<String>,
+    },
     /// Print a completion script for a shell
     Completions {
         /// The shell

@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context as _, Result, bail};
 use clap::CommandFactory as _;
-use rightedge_stack::{nic::Driver, profile::Profile};
+use rightedge_stack::{nic::Driver, profile::Profile, time::Duration};
 
 use crate::cli::{Cli, ClockArg, Command, RunArgs};
 use crate::link::LinkSpec;
@@ -67,12 +67,12 @@ fn act(command: Command) -> Result<u8> {
             }
             Ok(if findings.iter().any(|f| f.needed && !f.ok) { RIGHTS_MISSING } else { DONE })
         }
-        Command::Man => {
-            clap_mangen::Man::new(Cli::command()).render(&mut io::stdout().lock())?;
-            Ok(DONE)
-        }
+        Command::Man { command } => man(command.as_deref()),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "rightedge", &mut io::stdout().lock());
+            // Into memory first: the generator panics if it cannot write.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "rightedge", &mut script);
+            io::stdout().lock().write_all(&script)?;
             Ok(DONE)
         }
     }
@@ -95,8 +95,15 @@ fn run(args: &RunArgs) -> Result<u8> {
     for policy in &policies {
         let mut spec = RunSpec::new(&scenario, policy, &sysctls, sender, clock, args.offload)?;
         spec.seed = args.seed;
+        if spec.scenario.link.seed == 0 {
+            spec.scenario.link.seed = args.seed;
+        }
         if let Some(time) = &args.time {
-            spec.scenario.limits.time = Some(units::Span(units::parse_duration(time)?));
+            let limit = units::parse_duration(time).context("--time")?;
+            if limit == Duration::ZERO {
+                bail!("--time {time} is no time to run in; write for example 30s");
+            }
+            spec.scenario.limits.time = Some(units::Span(limit));
         }
         specs.push(spec);
     }
@@ -347,11 +354,29 @@ fn show(dir: &Path, ss: bool, nstat: bool, json: bool) -> Result<u8> {
         print_json(&summary)?;
     }
     if ss {
-        print_text(&file("ss.txt")?)?;
+        print_text(&file(names::SS)?)?;
     }
     if nstat {
-        print_text(&file("nstat.txt")?)?;
+        print_text(&file(names::NSTAT)?)?;
     }
+    Ok(DONE)
+}
+
+fn man(command: Option<&str>) -> Result<u8> {
+    // Building sets the full names, as in rightedge-run(1).
+    let mut all = Cli::command();
+    all.build();
+    let page = match command {
+        None => all,
+        Some(name) => match all.find_subcommand(name) {
+            Some(c) => c.clone(),
+            None => {
+                let known: Vec<_> = all.get_subcommands().map(clap::Command::get_name).collect();
+                bail!("no command '{name}'; there are {}", known.join(", "))
+            }
+        },
+    };
+    clap_mangen::Man::new(page).render(&mut io::stdout().lock())?;
     Ok(DONE)
 }
 
@@ -374,7 +399,8 @@ fn policies(policy: Option<&str>) -> Result<u8> {
 
 fn print_json(value: &impl serde::Serialize) -> Result<()> {
     let mut o = io::stdout().lock();
-    serde_json::to_writer_pretty(&mut o, value)?;
+    // As an I/O error, so that a closed pipe is known for one.
+    serde_json::to_writer_pretty(&mut o, value).map_err(io::Error::from)?;
     writeln!(o)?;
     Ok(())
 }

@@ -235,8 +235,6 @@ pub enum AckNow {
     DelackTimer,
     /// The SACK-compression timer fired or a SACK block had to be flushed.
     SackTimer,
-    /// The application asked (TCP_QUICKACK).
-    Asked,
     /// Part of opening or closing the connection.
     Handshake,
     /// Answer to a keep-alive or window probe.
@@ -590,7 +588,6 @@ impl Decision {
                 AckNow::OutOfWindow | AckNow::Probe => "tcp_send_dupack",
                 AckNow::OnData => "__tcp_transmit_skb",
                 AckNow::Deferred => "tcp_release_cb",
-                AckNow::Asked => "__tcp_sock_set_quickack",
                 AckNow::Handshake => "tcp_rcv_state_process",
                 AckNow::MoreThanOneMss | AckNow::QuickAck | AckNow::Marked | AckNow::DuplicateAck => {
                     "__tcp_ack_snd_check"
@@ -859,7 +856,6 @@ impl fmt::Display for Decision {
                     AckNow::AfterRead => "the reader caught up",
                     AckNow::DelackTimer => "delayed-ACK timer",
                     AckNow::SackTimer => "compressed SACKs flushed",
-                    AckNow::Asked => "asked by the application",
                     AckNow::Handshake => "handshake or close",
                     AckNow::Probe => "answer to a probe",
                     AckNow::OnData => "on departing data",

@@ -115,8 +115,8 @@ fn attacked(role: &str, offload: bool) {
         })
     });
     let seen = verdict.unwrap();
-    // The last ones may still have been in the device's queue.
-    assert!(seen.frames > u64::from(FORGED) / 2 && seen.malformed > 100 && seen.not_tcp > 100, "{seen:?}");
+    // Those behind the end of the connection are not counted.
+    assert!(seen.frames > 100 && seen.malformed > 0 && seen.not_tcp > 0, "{seen:?}");
 }
 
 #[test]

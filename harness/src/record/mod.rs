@@ -6,6 +6,8 @@
 //! | `samples.csv`, `samples.jsonl` | one [`Sample`] per event |
 //! | `decisions.jsonl` | one decision of the stack per line, with the packet it belongs to |
 //! | `wire.pcapng` | every frame, the decisions as packet comments |
+//! | `link.jsonl` | what the link did with each packet, if there is a link |
+//! | `ss.txt`, `nstat.txt` | sockets and counters at the end, as those programs print them |
 //! | `counters.json` | the SNMP-like counters at the end |
 //! | `observer.json` | the verdict of the independent observer |
 //! | `summary.json` | `status` ("running", "complete" or "interrupted"), results, notes on anything left out |
@@ -45,13 +47,22 @@ pub mod names {
     pub const COUNTERS: &str = "counters.json";
     /// The observer's verdict.
     pub const OBSERVER: &str = "observer.json";
+    /// What the link did with each packet, if there is a link.
+    pub const LINK: &str = "link.jsonl";
+    /// Sockets at the end, like `ss -tmi`.
+    pub const SS: &str = "ss.txt";
+    /// Counters at the end, like `nstat`.
+    pub const NSTAT: &str = "nstat.txt";
     /// The chart as SVG.
     pub const CHART_SVG: &str = "chart.svg";
     /// The chart as PNG.
     pub const CHART_PNG: &str = "chart.png";
 
     /// Every file that this program may put into a run directory.
-    pub const ALL: [&str; 10] = [
+    pub const ALL: [&str; 13] = [
+        LINK,
+        SS,
+        NSTAT,
         PLAN,
         SAMPLES_CSV,
         SAMPLES_JSONL,

@@ -1,6 +1,8 @@
 //! The run loop: one wire, one link, one stack, its readers, and everything that watches.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,7 +26,7 @@ use crate::observer::{
     Observer,
     segment::{self, Segment},
 };
-use crate::record::{Direction, Event as SampleEvent, RunDir, Sample};
+use crate::record::{Direction, Event as SampleEvent, RunDir, Sample, names};
 use crate::scenario::ReadSchedule;
 use crate::sender::{Role, first_mismatch};
 
@@ -133,6 +135,7 @@ pub struct Engine<'a, W: Wire> {
     pub(super) wire: W,
     pub(super) stack: Stack,
     link: Link<Carried>,
+    link_log: Option<BufWriter<File>>,
     pub(super) dir: RunDir,
     pub(super) observer: Observer,
     pub(super) tally: Tally,
@@ -150,6 +153,7 @@ pub struct Engine<'a, W: Wire> {
     next_conn: u32,
     records: Vec<Record>,
     answered: bool,
+    link_flushed: std::time::Instant,
 }
 
 impl<'a, W: Wire> Engine<'a, W> {
@@ -164,7 +168,16 @@ impl<'a, W: Wire> Engine<'a, W> {
             // The model does not ask for addresses; a kernel's device has one of its own choosing and is asked.
             stack.add_neighbour(SENDER_IP.into(), super::wire::SENDER_MAC);
         }
+        let link_log = match spec.scenario.link.is_off() {
+            true => None,
+            false => {
+                let path = dir.path().join(names::LINK);
+                let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+                Some(BufWriter::new(file))
+            }
+        };
         let mut engine = Engine {
+            link_log,
             link: Link::new(&spec.scenario.link),
             tally: Tally::new(&spec.scenario.expect),
             spec,
@@ -186,6 +199,7 @@ impl<'a, W: Wire> Engine<'a, W> {
             next_conn: 0,
             records: Vec::new(),
             answered: false,
+            link_flushed: std::time::Instant::now(),
         };
         let now = engine.wire.now();
         let options = engine.spec.listen_options()?;
@@ -218,9 +232,11 @@ impl<'a, W: Wire> Engine<'a, W> {
             let now = self.wire.now();
             let busy = self.turn(now)?;
             if let Some(end) = self.end_reason(now) {
+                self.log_link(Instant::FAR_FUTURE)?;
                 self.dir.flush()?;
                 return Ok(end);
             }
+            self.log_link(now)?;
             self.dir.tick()?;
             if !busy {
                 let at_most = self.dir.next_flush().unwrap_or(MAX_NAP).min(MAX_NAP);
@@ -228,6 +244,20 @@ impl<'a, W: Wire> Engine<'a, W> {
                 self.wire.wait(until, at_most)?;
             }
         }
+    }
+
+    /// Writes down what the link did; on disk within the flush interval, and at the end (`now` in the far future).
+    fn log_link(&mut self, now: Instant) -> Result<()> {
+        let Some(log) = &mut self.link_log else { return Ok(()) };
+        for event in self.link.drain_events() {
+            serde_json::to_writer(&mut *log, &event).context("cannot write link.jsonl")?;
+            log.write_all(b"\n").context("cannot write link.jsonl")?;
+        }
+        if now == Instant::FAR_FUTURE || self.link_flushed.elapsed() >= StdDuration::from_millis(200) {
+            self.link_flushed = std::time::Instant::now();
+            log.flush().context("cannot write link.jsonl")?;
+        }
+        Ok(())
     }
 
     /// One turn: what has arrived, what is due, what can be read. True if there may be more at once.

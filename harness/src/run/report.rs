@@ -12,7 +12,7 @@ use super::tally::{Ending, Judged, judge};
 use super::wire::{SENDER_IP, STACK_IP, SenderReport, Wire};
 use super::{RunSpec, SenderKind, status};
 use crate::observer::{Expectation, Finding, Party};
-use crate::record::RunDir;
+use crate::record::{RunDir, names};
 use crate::scenario::{Clock, Outcome};
 use crate::views::{self, SocketView};
 
@@ -207,8 +207,8 @@ impl RunReport {
     pub(super) fn write(self, spec: &RunSpec, dir: RunDir) -> Result<RunReport> {
         dir.write_counters(&self.counters)?;
         dir.write_observer(&serde_json::json!({ "verdict": self.observer, "findings": self.findings }))?;
-        dir.write_file("ss.txt", self.ss.as_bytes())?;
-        dir.write_file("nstat.txt", self.nstat.as_bytes())?;
+        dir.write_file(names::SS, self.ss.as_bytes())?;
+        dir.write_file(names::NSTAT, self.nstat.as_bytes())?;
         let status = status(self.end);
         let path = dir.finish(status, &self)?;
         #[cfg(feature = "charts")]
@@ -315,7 +315,7 @@ impl RunReport {
 
 #[cfg(feature = "charts")]
 fn draw(spec: &RunSpec, path: &std::path::Path, report: &RunReport) -> Result<()> {
-    use crate::{chart, record::load_samples, record::names};
+    use crate::{chart, record::load_samples};
     let samples = load_samples(path)?;
     let counters =
         ["TcpExtTCPRcvCoalesce", "TcpExtTCPRcvCollapsed", "TcpExtPruneCalled", "TcpExtTCPRcvQDrop"];

@@ -38,6 +38,10 @@ impl OfoQueue {
         self.map.iter().map(|(k, s)| (*k, s))
     }
 
+    pub(crate) fn keys(&self, range: core::ops::RangeInclusive<u64>) -> impl Iterator<Item = u64> {
+        self.map.range(range).map(|(k, _)| *k)
+    }
+
     pub(crate) fn first(&self) -> Option<(u64, &Skb)> {
         self.map.first_key_value().map(|(k, s)| (*k, s))
     }

@@ -212,7 +212,8 @@ impl Tcb {
         let rule = self.space_rule(cx);
         let mut total = Work::default();
         // Only what will be rewritten is touched: with many small ranges nothing is, and looking must stay cheap.
-        for Range { keys, start, end } in worthwhile(&self.ofo, i64::from(self.mem.sk_rcvbuf >> 3)) {
+        for Range { first, last, start, end } in worthwhile(&self.ofo, i64::from(self.mem.sk_rcvbuf >> 3)) {
+            let keys: Vec<u64> = self.ofo.keys(first..=last).collect();
             let list: VecDeque<Skb> = keys.iter().filter_map(|k| self.ofo.vacate(*k)).collect();
             let bytes = |list: &VecDeque<Skb>| list.iter().map(|s| u64::from(s.len)).sum::<u64>();
             let held = bytes(&list);
@@ -386,7 +387,8 @@ fn new_chunk(profile: &Profile, start: Seq, flags: TcpFlags, room: u32) -> Skb {
 
 /// A maximal run of out-of-order buffers without a hole.
 struct Range {
-    keys: Vec<u64>,
+    first: u64,
+    last: u64,
     start: Seq,
     end: Seq,
 }
@@ -398,16 +400,15 @@ fn worthwhile(ofo: &OfoQueue, patience: i64) -> Vec<Range> {
     let mut tiny = 0i64;
     let mut rest = ofo.iter().peekable();
     while let Some((first, skb)) = rest.next() {
-        let (start, mut end, mut keys) = (skb.seq, skb.end_seq, vec![first]);
+        let (start, mut end, mut last) = (skb.seq, skb.end_seq, first);
         let alone = i64::from(skb.truesize);
         let mut sum = alone;
         while let Some((key, next)) = rest.next_if(|(_, n)| !n.seq.after(end) && !n.end_seq.before(start)) {
-            keys.push(key);
-            end = end.max(next.end_seq);
+            (last, end) = (key, end.max(next.end_seq));
             sum += i64::from(next.truesize);
         }
         if sum != alone || end.since(start) >= CHUNK as i32 {
-            found.push(Range { keys, start, end });
+            found.push(Range { first, last, start, end });
         } else {
             tiny += sum;
             if tiny > patience {

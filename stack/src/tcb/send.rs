@@ -45,6 +45,8 @@ pub(crate) struct SendState {
     pub(crate) snd_wl1: Seq,
     pub(crate) mss_cache: u32,
     pub(crate) mss_clamp: u32,
+    /// Behind the last segment that was sent short of a full one.
+    short_end: Seq,
     pub(crate) queue: VecDeque<TxSegment>,
     /// First segment of `queue` that was not sent yet.
     unsent: usize,
@@ -83,6 +85,7 @@ impl SendState {
             iss,
             snd_una: iss,
             snd_nxt: iss,
+            short_end: iss,
             snd_wnd: 0,
             max_window: 0,
             snd_wl1: Seq(0),
@@ -267,8 +270,16 @@ impl Tcb {
             }
             let last = self.snd.unsent + 1 == self.snd.queue.len();
             let partial = len < self.snd.mss_cache && !fin;
-            if partial && last && !self.snd.nodelay && self.snd.in_flight() > 0 {
+            if partial
+                && last
+                && !self.snd.nodelay
+                && self.snd.in_flight() > 0
+                && self.snd.short_end.after(self.snd.snd_una)
+            {
                 break;
+            }
+            if partial {
+                self.snd.short_end = end;
             }
             self.send_segment(cx, self.snd.unsent);
             self.snd.unsent += 1;

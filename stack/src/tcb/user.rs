@@ -7,7 +7,7 @@ use super::{Cx, State, Tcb};
 use crate::{
     SocketError,
     counters::Counter,
-    decision::{AckNow, Decision},
+    decision::Decision,
     profile::{RcvbufClamp, SpaceModel},
     wire::TcpFlags,
 };
@@ -173,7 +173,7 @@ impl Tcb {
         Ok(())
     }
 
-    /// TCP_QUICKACK: 1 leaves ping-pong mode and sends what is owed; 0 enters it.
+    /// TCP_QUICKACK: 1 leaves ping-pong mode and sends what a read would have sent; 0 enters it.
     pub(crate) fn set_quickack(&mut self, cx: &mut Cx<'_>, on: bool) {
         if on {
             self.ack.pingpong = 0;
@@ -182,9 +182,6 @@ impl Tcb {
             {
                 self.ack.flags |= super::AckFlags::PUSHED;
                 self.ack_after_read(cx, 1);
-                if self.ack.flags.contains(super::AckFlags::SCHED) {
-                    self.send_ack(cx, AckNow::Asked);
-                }
             }
         } else {
             self.enter_pingpong(cx);
