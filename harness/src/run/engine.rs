@@ -110,10 +110,10 @@ pub struct ConnectionEnd {
     pub corrupt_at: Option<u64>,
 }
 
-/// How many events are recorded in full before recording is thinned out.
+/// Arrivals and reads that are recorded in full; from there on every second, and with each doubling half as many.
 const FULL_RECORDS: u64 = 150_000;
 
-/// Decides which events are recorded: all at first, then ever fewer, so that a run of hours stays a few hundred MB.
+/// Decides which events are recorded: all at first, then ever fewer, so that a run of hours stays readable.
 struct Thinning {
     events: u64,
     step: u64,
@@ -122,7 +122,7 @@ struct Thinning {
 impl Thinning {
     fn wants(&mut self) -> bool {
         self.events += 1;
-        if self.events > FULL_RECORDS * 2 * self.step {
+        if self.events > FULL_RECORDS * self.step {
             self.step *= 2;
         }
         self.events.is_multiple_of(self.step)
@@ -436,6 +436,8 @@ impl<'a, W: Wire> Engine<'a, W> {
                 let Ok(info) = self.stack.info(id) else { break };
                 let Some(r) = self.readers.get_mut(&id) else { break };
                 let Some(want) = r.schedule.poll(now, u64::from(info.recv_q)) else { break };
+                self.recording = self.thinning.wants();
+                self.stack.set_tracing(self.recording);
                 let (mut at, mut bad) = (r.read, None);
                 let got = self.stack.recv_with(now, id, want as usize, &mut |piece| {
                     bad = bad.or_else(|| first_mismatch(at, piece));
