@@ -51,7 +51,7 @@ fn the_built_in_scenarios_say_what_the_experiments_say() {
     let a4 = load("never-reads");
     assert_eq!((a4.sender.write.sizes(), a4.sender.pace, a4.sender.nodelay), (vec![4], ms, true));
     let fast = a4.for_clock(Clock::Real);
-    assert_eq!((fast.sender.pace, fast.route.quickack), (Span(Duration::from_micros(20)), true));
+    assert_eq!((fast.sender.pace, fast.route.quickack), (Span(Duration::from_micros(200)), true));
     assert_eq!(a4.policies, ["linux-6.1", "linux-6.1,shrink=merged"]);
 }
 
