@@ -11,7 +11,7 @@ use std::time::Duration as StdDuration;
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use rightedge_stack::{
-    Event, Info, ListenOptions, SocketId, SocketOption, Stack,
+    Event, Info, ListenOptions, SocketId, SocketOption, Stack, State,
     decision::Record,
     time::{Duration, Instant},
     units::Seq,
@@ -434,6 +434,12 @@ impl<'a, W: Wire> Engine<'a, W> {
         for id in ids {
             for _ in 0..BATCH {
                 let Ok(info) = self.stack.info(id) else { break };
+                if info.state == State::CloseWait && info.recv_q == 0 {
+                    // The reader has come to the end of the stream: it closes its side, as a program would.
+                    self.stack.shutdown(now, id)?;
+                    self.settle(now, SampleEvent::Timer, None)?;
+                    break;
+                }
                 let Some(r) = self.readers.get_mut(&id) else { break };
                 let Some(want) = r.schedule.poll(now, u64::from(info.recv_q)) else { break };
                 self.recording = self.thinning.wants();
