@@ -167,7 +167,7 @@ impl Wire for ModelWire {
     }
 
     fn sender_done(&self) -> bool {
-        self.model.is_closed()
+        self.model.is_over()
     }
 
     fn sender(&mut self) -> SenderReport {

@@ -328,6 +328,12 @@ impl ModelSender {
         self.state == ModelState::Closed
     }
 
+    /// Both sides have closed in order, or it died: no data comes any more.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        matches!(self.state, ModelState::Closed | ModelState::TimeWait)
+    }
+
     /// What happened so far.
     #[must_use]
     pub fn stats(&self) -> ModelStats {
