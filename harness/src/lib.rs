@@ -9,6 +9,7 @@
 //! | [`sender`] | the kernel's TCP and the model sender |
 //! | [`record`] | the run directory |
 //! | [`observer`] | a second pair of eyes on the wire that shares no parser with the stack |
+//! | [`oracle`] | live kernels as judges of the stack |
 //! | [`explain`] | why a packet carried its window, in words |
 //! | [`chart`], [`views`] | pictures and tables |
 //! | [`doctor`] | what this machine can do |
@@ -22,6 +23,7 @@ pub mod doctor;
 pub mod explain;
 pub mod link;
 pub mod observer;
+pub mod oracle;
 pub mod record;
 pub mod run;
 pub mod scenario;
