@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::oracle::command::{OracleCommand, ReplayArgs};
 use crate::run::SenderKind;
 
 /// Watch Linux decide the TCP receive window, packet by packet, and change the rules.
@@ -69,6 +70,11 @@ pub enum Command {
         #[arg(long, conflicts_with_all = ["ss", "nstat"])]
         json: bool,
     },
+    /// Play a recording of a live kernel to the stack, in virtual time, and print the stack's own trace
+    Replay(ReplayArgs),
+    /// Let a live kernel be the judge: record it, compare the stack with it, look for differences
+    #[command(subcommand)]
+    Oracle(OracleCommand),
     /// List kernel profiles and the switches that policies are made of
     Policies {
         /// Show the switches of this policy, as in linux-6.1,shrink=merged

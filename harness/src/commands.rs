@@ -15,7 +15,7 @@ use crate::link::LinkSpec;
 use crate::record::{self, names};
 use crate::run::{self, RunSpec, SenderKind, engine::EndReason, report::RunReport};
 use crate::scenario::{Clock, Scenario, units};
-use crate::{doctor, explain, views};
+use crate::{doctor, explain, oracle, views};
 
 /// Done, and everything checked holds.
 const DONE: u8 = 0;
@@ -50,6 +50,8 @@ fn act(command: Command) -> Result<u8> {
         Command::List { long, json } => list(long, json),
         Command::Explain { dir, packet, json } => explain_packet(&dir, packet, json),
         Command::Show { dir, ss, nstat, json } => show(&dir, ss, nstat, json),
+        Command::Replay(args) => oracle::command::replay(&args),
+        Command::Oracle(command) => oracle::command::main(&command),
         Command::Policies { policy } => policies(policy.as_deref()),
         Command::Drivers => {
             let mut out = io::stdout().lock();

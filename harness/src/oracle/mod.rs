@@ -6,10 +6,18 @@
 //! | [`trace`] | what a receiver was seen to do, as data |
 //! | [`payload`] | the bytes that scripts carry |
 //! | [`facts`] | what a kernel's configuration changes |
+//! | [`vnet`] | what a frame says of itself to the device |
+//! | [`replay`] | a trace played to the stack, in virtual time |
+//! | [`diff`] | what is compared, and the first thing that differs |
+//! | [`command`] | what can be typed |
 //! | [`recorder`] | which kernels there are, and recording on any of them |
 
+pub mod command;
+pub mod diff;
 pub mod facts;
 pub mod payload;
 pub mod recorder;
+pub mod replay;
 pub mod script;
 pub mod trace;
+pub mod vnet;

@@ -449,6 +449,12 @@ impl Stack {
         })?
     }
 
+    /// Largest IP packet, bytes.
+    #[must_use]
+    pub fn mtu(&self) -> u32 {
+        self.shared.mtu
+    }
+
     /// What the socket shows of itself.
     ///
     /// # Errors

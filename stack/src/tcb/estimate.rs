@@ -7,7 +7,7 @@
 use super::{AckFlags, Cx, Tcb};
 use crate::{
     decision::{Decision, Growth},
-    profile::{RatioClamp, RttAverage, RttZero, SpaceModel},
+    profile::{RatioClamp, RttAverage, RttZero, SKB_DESCRIPTOR, SpaceModel},
     skb::Seen,
     wire::{TcpFlags, TcpSegment},
 };
@@ -53,6 +53,18 @@ impl Tcb {
         }
         self.cut_ssthresh(self.win.window_clamp);
         self.rcvq.space = self.win.rcv_ssthresh.min(self.win.rcv_wnd).min(10 * advmss).max(1);
+        self.expand_sndbuf(cx);
+    }
+
+    /// Room to send two windows of ten segments, each at the price of a whole head (`tcp_sndbuf_expand`). What the backlog
+    /// may hold depends on it.
+    fn expand_sndbuf(&mut self, cx: &Cx<'_>) {
+        let build = &cx.shared.profile.build;
+        let mss = self.snd.mss_clamp.max(self.snd.mss_cache);
+        let head = (mss + build.max_tcp_header() + build.shared_info()).next_power_of_two();
+        let room = (head + SKB_DESCRIPTOR).saturating_mul(2 * self.snd.initial_segments());
+        let room = i32::try_from(room).unwrap_or(i32::MAX).min(cx.shared.sysctl.tcp_wmem[2]);
+        self.mem.sk_sndbuf = self.mem.sk_sndbuf.max(room);
     }
 
     /// Looks at one arriving segment's size, and at what it costs per byte.

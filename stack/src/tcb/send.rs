@@ -80,6 +80,11 @@ const RTO_INIT_US: u64 = 1_000_000;
 const RTO_MAX_US: u64 = 120_000_000;
 
 impl SendState {
+    /// Segments that the first congestion window is taken to hold, for sizing the send buffer.
+    pub(crate) fn initial_segments(&self) -> u32 {
+        self.cwnd.max(10)
+    }
+
     pub(crate) fn new(iss: Seq, rto_min_us: u64, cwnd: u32) -> Self {
         SendState {
             iss,

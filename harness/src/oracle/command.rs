@@ -1,0 +1,214 @@
+//! What can be typed about recordings and live kernels, and what it does.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, Subcommand};
+
+use super::diff;
+use super::replay::{self, profile_of};
+use super::trace::Trace;
+
+/// Everything checked holds.
+const EQUAL: u8 = 0;
+/// Something differs.
+const DIFFERS: u8 = 1;
+
+/// The commands of `rightedge oracle`.
+#[derive(Debug, Subcommand)]
+pub enum OracleCommand {
+    /// Say whether a recording and the stack, or two recordings, are equal, and where they first differ
+    ///
+    /// With one trace: it is replayed on the stack and compared. With two: they are compared with each other. Exit code 0
+    /// means equal in every compared field, 1 that something differs.
+    Diff(DiffArgs),
+    /// Replay many recordings and say which differ from the stack
+    Check(CheckArgs),
+}
+
+/// Arguments of `rightedge replay`.
+#[derive(Debug, Args)]
+pub struct ReplayArgs {
+    /// The recording: a trace in JSON Lines (.jsonl, or packed .jsonl.gz)
+    pub trace: PathBuf,
+    /// Profile to replay under, NAME[,switch=value]…; the one that stands for the recorded kernel unless said
+    #[arg(long, short = 'p', value_name = "NAME[,SWITCH=VALUE]…")]
+    pub profile: Option<String>,
+    /// Write the trace there instead of to standard output
+    #[arg(long, short = 'o', value_name = "FILE")]
+    pub out: Option<PathBuf>,
+}
+
+/// Arguments of `rightedge oracle diff`.
+#[derive(Debug, Args)]
+pub struct DiffArgs {
+    /// The recording
+    pub trace: PathBuf,
+    /// Another trace of the same script, to compare with instead of a replay
+    pub trace2: Option<PathBuf>,
+    /// Profile to replay under; the one that stands for the recorded kernel unless said
+    #[arg(long, short = 'p', value_name = "NAME[,SWITCH=VALUE]…", conflicts_with = "trace2")]
+    pub profile: Option<String>,
+    /// For programs: every difference, a line each
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `rightedge oracle check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Recordings, or directories of them
+    #[arg(required = true)]
+    pub traces: Vec<PathBuf>,
+    /// Profile to replay under; the one that stands for each recorded kernel unless said
+    #[arg(long, short = 'p', value_name = "NAME[,SWITCH=VALUE]…")]
+    pub profile: Option<String>,
+    /// Show the whole report of each that differs
+    #[arg(long)]
+    pub long: bool,
+}
+
+/// Does what was typed after `rightedge oracle`.
+///
+/// # Errors
+/// What could not be read, recorded or replayed, and what to do about it.
+pub fn main(command: &OracleCommand) -> Result<u8> {
+    match command {
+        OracleCommand::Diff(args) => compare(args),
+        OracleCommand::Check(args) => check(args),
+    }
+}
+
+/// `rightedge replay`.
+///
+/// # Errors
+/// That the trace cannot be read or asks for what the stack does not have.
+pub fn replay(args: &ReplayArgs) -> Result<u8> {
+    let mut out: Box<dyn io::Write> = match &args.out {
+        Some(path) => {
+            let file = std::fs::File::create(path).with_context(|| format!("--out {}", path.display()))?;
+            Box::new(io::BufWriter::new(file))
+        }
+        None => Box::new(io::BufWriter::new(io::stdout().lock())),
+    };
+    for trace in Trace::load(&args.trace)? {
+        let profile = profile_of(&trace, args.profile.as_deref())?;
+        replay::replay(&trace, &profile, false)
+            .with_context(|| format!("{}: {}", args.trace.display(), trace.name()))?
+            .trace
+            .write(&mut out)?;
+    }
+    out.flush()?;
+    Ok(EQUAL)
+}
+
+fn compare(args: &DiffArgs) -> Result<u8> {
+    let left = Trace::load(&args.trace)?;
+    let right = args.trace2.as_deref().map(Trace::load).transpose()?;
+    if let Some(right) = &right
+        && right.len() != left.len()
+    {
+        bail!(
+            "{} holds {} traces and {} holds {}; compare files with as many",
+            args.trace.display(),
+            left.len(),
+            args.trace2.as_deref().unwrap_or(Path::new("")).display(),
+            right.len()
+        );
+    }
+    let mut out = io::stdout().lock();
+    let mut code = EQUAL;
+    for (i, a) in left.iter().enumerate() {
+        let replayed;
+        let (b, decisions) = match right.as_ref().and_then(|r| r.get(i)) {
+            Some(b) => (b, Vec::new()),
+            None => {
+                replayed = replay::replay(a, &profile_of(a, args.profile.as_deref())?, true)?;
+                (&replayed.trace, replayed.decisions)
+            }
+        };
+        let all = diff::compare(a, b);
+        if !all.is_empty() {
+            code = DIFFERS;
+        }
+        if args.json {
+            for d in &all {
+                let v = serde_json::json!({
+                    "trace": a.name(), "record": d.record, "field": d.field, "left": d.left, "right": d.right,
+                });
+                writeln!(out, "{v}")?;
+            }
+        } else {
+            write!(out, "{}", diff::report(a, b, &all, &decisions))?;
+        }
+    }
+    Ok(code)
+}
+
+fn check(args: &CheckArgs) -> Result<u8> {
+    let mut files = Vec::new();
+    for path in &args.traces {
+        gather(path, &mut files)?;
+    }
+    if files.is_empty() {
+        bail!("no recording (*.jsonl, *.jsonl.gz) below {}", args.traces[0].display());
+    }
+    let mut out = io::stdout().lock();
+    let mut kinds: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut kernels: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+    let (mut clean, mut total, mut records) = (0u64, 0u64, 0u64);
+    for file in &files {
+        for trace in Trace::load(file)? {
+            let profile = profile_of(&trace, args.profile.as_deref())?;
+            let r = replay::replay(&trace, &profile, args.long)
+                .with_context(|| format!("{}: {}", file.display(), trace.name()))?;
+            let all = diff::compare(&trace, &r.trace);
+            total += 1;
+            records += trace.records.len() as u64;
+            let of = kernels.entry(trace.header.kernel.clone()).or_default();
+            of.0 += 1;
+            let Some(first) = all.first() else {
+                clean += 1;
+                of.1 += 1;
+                continue;
+            };
+            let at = format!("{} in {}, {first}", trace.name(), file.display());
+            kinds.entry(diff::key(&all)).or_default().push(format!("{at} (record {})", first.record));
+            if args.long {
+                writeln!(out, "{}", diff::report(&trace, &r.trace, &all, &r.decisions))?;
+            }
+        }
+    }
+    let mut kinds: Vec<_> = kinds.into_iter().collect();
+    kinds.sort_by_key(|(_, v)| std::cmp::Reverse(v.len()));
+    for (kind, which) in &kinds {
+        writeln!(out, "{:5} × {kind}", which.len())?;
+        for w in which.iter().take(3) {
+            writeln!(out, "        {w}")?;
+        }
+    }
+    for (kernel, (n, c)) in &kernels {
+        writeln!(out, "{kernel}: {c} of {n} equal")?;
+    }
+    writeln!(out, "{clean} of {total} recordings equal in every compared field, {records} records")?;
+    Ok(if clean == total { EQUAL } else { DIFFERS })
+}
+
+fn gather(path: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    if !path.is_dir() {
+        files.push(path.to_owned());
+        return Ok(());
+    }
+    let list = std::fs::read_dir(path).with_context(|| format!("cannot list {}", path.display()))?;
+    let mut below = list.map(|e| e.map(|e| e.path())).collect::<io::Result<Vec<_>>>()?;
+    below.sort();
+    for p in below {
+        let name = p.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        if p.is_dir() || name.ends_with(".jsonl") || name.ends_with(".jsonl.gz") {
+            gather(&p, files)?;
+        }
+    }
+    Ok(())
+}
