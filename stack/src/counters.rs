@@ -77,6 +77,10 @@ counters! {
     TcpExtTCPAbortOnTimeout,
     TcpExtTCPTimeouts,
     TcpExtTCPFastRetrans,
+    /// The path's hash was changed after a retransmission timeout.
+    TcpExtTcpTimeoutRehash,
+    /// The path's hash was changed because the same old data came again.
+    TcpExtTcpDuplicateDataRehash,
     TcpExtTCPRcvQFull,
     TcpExtTW,
 }

@@ -274,6 +274,13 @@ behaviours! {
         /// The global one (6.12 and later).
         GlobalOnly = "global",
     }
+    /// Which old data is taken for a sign that ACKs do not get through (`tcp_rcv_spurious_retrans`).
+    DuplicateRehash {
+        /// Data that begins where the last D-SACK did (6.1).
+        SameStart = "same-start",
+        /// Data with another IPv6 flow label (6.6 and later); flow labels are not looked at here.
+        FlowLabel = "flow-label",
+    }
     /// Merging of neighbours in the queues.
     Coalesce {
         /// As the kernel does.
@@ -412,6 +419,7 @@ pub struct Profile {
     pub small_head: SmallHead,
     pub tun_large: TunLarge,
     pub fair_share: FairShare,
+    pub duplicate_rehash: DuplicateRehash,
     pub coalesce: Coalesce,
     pub collapse: Collapse,
     pub clamp_raise: ClampRaise,
@@ -530,6 +538,7 @@ impl Profile {
             small_head: SmallHead::SizeClass,
             tun_large: TunLarge::Linear,
             fair_share: FairShare::GroupOrGlobal,
+            duplicate_rehash: DuplicateRehash::SameStart,
             coalesce: Coalesce::On,
             collapse: Collapse::On,
             clamp_raise: ClampRaise::On,
@@ -573,6 +582,7 @@ impl Profile {
             small_head: SmallHead::Fixed,
             tun_large: TunLarge::HighOrder,
             fair_share: FairShare::GlobalOnly,
+            duplicate_rehash: DuplicateRehash::FlowLabel,
             coalesce: Coalesce::On,
             collapse: Collapse::On,
             clamp_raise: ClampRaise::On,
@@ -656,7 +666,8 @@ impl Profile {
         ofo_grow: OfoGrow, autotune: Autotune, autotune_count: AutotuneCount, rtt_zero: RttZero,
         rtt_average: RttAverage, ato_width: AtoWidth, ato_cap: AtoCap, delack_max: DelackMax,
         paws_old_ack: PawsOldAck, sack_delay: SackDelay, rcvbuf_clamp: RcvbufClamp, backlog_ack: BacklogAck,
-        small_head: SmallHead, tun_large: TunLarge, fair_share: FairShare, coalesce: Coalesce,
+        small_head: SmallHead, tun_large: TunLarge, fair_share: FairShare,
+        duplicate_rehash: DuplicateRehash, coalesce: Coalesce,
         clamp_raise: ClampRaise, initrwnd_ssthresh: InitrwndSsthresh,
     }
 

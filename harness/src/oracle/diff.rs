@@ -298,13 +298,7 @@ fn table(all: &[Difference], left: &str, right: &str) -> Table {
     t.set_header(["field", "records", "first in", left, right]);
     for (kind, n, d) in kinds {
         let cell = |s: &str| Cell::new(s.chars().take(60).collect::<String>());
-        t.add_row([
-            Cell::new(kind),
-            Cell::new(n),
-            Cell::new(d.record),
-            cell(&d.left),
-            cell(&d.right),
-        ]);
+        t.add_row([Cell::new(kind), Cell::new(n), Cell::new(d.record), cell(&d.left), cell(&d.right)]);
     }
     t
 }

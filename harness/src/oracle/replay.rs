@@ -11,7 +11,6 @@ use rightedge_stack::{
     ConfigError, ListenOptions, Route, SocketError, SocketId, SocketOption, Stack, StackConfig, State,
     nic::Driver,
     profile::{Profile, ProfileError},
-
     time::Instant,
     units::Seq,
     wire::{
@@ -141,7 +140,10 @@ pub fn replay(trace: &Trace, profile: &Profile, with_decisions: bool) -> Result<
         decisions.push(rig.take_decisions());
     }
     let footer = Footer { records: records.len() as u64, slips: 0, extra: Map::new() };
-    Ok(Replayed { trace: Trace { header: rig.header(trace, profile), records, footer: Some(footer) }, decisions })
+    Ok(Replayed {
+        trace: Trace { header: rig.header(trace, profile), records, footer: Some(footer) },
+        decisions,
+    })
 }
 
 /// The call that the application makes in this record; everything else is in `tx` and the times.
@@ -246,16 +248,20 @@ impl Rig {
         let mut options = ListenOptions::default();
         for (option, value) in &script.listener {
             if let Some(o) = socket_option(*option, *value) {
-                options
-                    .set(o)
-                    .map_err(|source| ReplayError::Listener { option: *option, value: *value, source })?;
+                options.set(o).map_err(|source| ReplayError::Listener {
+                    option: *option,
+                    value: *value,
+                    source,
+                })?;
             } else {
                 ignored.push(format!("{option:?}={value}"));
             }
         }
-        let listener = stack
-            .listen(RECEIVER, options)
-            .map_err(|source| ReplayError::Listener { option: SockOpt::SO_RCVBUF, value: 0, source })?;
+        let listener = stack.listen(RECEIVER, options).map_err(|source| ReplayError::Listener {
+            option: SockOpt::SO_RCVBUF,
+            value: 0,
+            source,
+        })?;
         Ok(Rig {
             stack,
             listener,
@@ -418,7 +424,8 @@ impl Rig {
         self.inject(&syn);
         self.emitted(&mut out, Some(0));
         self.now += delay;
-        let ack = Segment { seq: 0, flags: script::Flags::ACK, mss: None, wscale: None, sackok: false, ..syn };
+        let ack =
+            Segment { seq: 0, flags: script::Flags::ACK, mss: None, wscale: None, sackok: false, ..syn };
         let ack = Segment { tsval: tsval(self.now), ..ack };
         self.inject(&ack);
         self.id = self.stack.accept(self.listener);
@@ -517,7 +524,10 @@ impl Rig {
         bytes.resize(n, 0);
         let n = self.stack.peek(id, bytes)?;
         bytes.truncate(n);
-        let open = !matches!(info.state, State::CloseWait | State::Closing | State::LastAck | State::Closed | State::TimeWait);
+        let open = !matches!(
+            info.state,
+            State::CloseWait | State::Closing | State::LastAck | State::Closed | State::TimeWait
+        );
         if n == 0 && max > 0 && open { Err(SocketError::WouldBlock) } else { Ok(n) }
     }
 
@@ -601,7 +611,10 @@ impl Rig {
     fn header(&self, trace: &Trace, profile: &Profile) -> Header {
         let mut extra = trace.header.extra.clone();
         if !self.ignored.is_empty() {
-            extra.insert("not_modelled".to_owned(), self.ignored.iter().map(|s| Value::from(s.as_str())).collect());
+            extra.insert(
+                "not_modelled".to_owned(),
+                self.ignored.iter().map(|s| Value::from(s.as_str())).collect(),
+            );
         }
         Header {
             format: FORMAT.to_owned(),

@@ -327,6 +327,9 @@ impl Tcb {
             cx.count(Counter::TcpExtDelayedACKLost);
             self.enter_quickack(cx, MAX_QUICKACKS);
             let upto = end.min(self.rcv_nxt);
+            if self.opts.sack && cx.shared.sysctl.tcp_dsack {
+                self.note_old_data(cx, seq);
+            }
             self.dsack_set(cx, seq, upto);
         }
         self.send_ack(cx, why);

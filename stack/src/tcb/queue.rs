@@ -104,6 +104,7 @@ impl Tcb {
             }
             self.take_in_order(cx, skb, seg);
         } else if !skb.end_seq.after(self.rcv_nxt) {
+            self.note_old_data(cx, skb.seq);
             cx.count(Counter::TcpExtDelayedACKLost);
             self.dsack_set(cx, skb.seq, skb.end_seq);
             self.out_of_window(cx, &skb, DropReason::OldData);

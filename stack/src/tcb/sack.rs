@@ -8,6 +8,7 @@ use super::{Cx, Tcb};
 use crate::{
     counters::Counter,
     decision::Decision,
+    profile::DuplicateRehash,
     units::{Seq, SeqRange},
 };
 
@@ -118,11 +119,22 @@ impl Tcb {
         self.decide(cx, || Decision::Sack { start, end, duplicate: true });
     }
 
+    /// `tcp_rcv_spurious_retrans`: the same old data once more may mean that our ACKs do not get through, and that another
+    /// path should be tried. Nothing but the counter is modelled.
+    pub(crate) fn note_old_data(&mut self, cx: &mut Cx<'_>, start: Seq) {
+        if cx.shared.profile.duplicate_rehash == DuplicateRehash::SameStart
+            && start == self.sack.last_duplicate.start
+        {
+            cx.count(Counter::TcpExtTcpDuplicateDataRehash);
+        }
+    }
+
     /// `tcp_dsack_extend`: as [`Tcb::dsack_set`], joined to what is to be reported already.
     pub(crate) fn dsack_extend(&mut self, cx: &mut Cx<'_>, start: Seq, end: Seq) {
         match &mut self.sack.duplicate {
             Some(d) => {
                 extend(d, start, end);
+                self.sack.last_duplicate = *d;
             }
             None => self.dsack_set(cx, start, end),
         }

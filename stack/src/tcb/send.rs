@@ -23,6 +23,8 @@ pub(crate) struct TxSegment {
     seq: Seq,
     payload: Bytes,
     fin: bool,
+    /// The last piece of a write: the peer should hand it over at once.
+    push: bool,
     truesize: i32,
     sent_at: Option<Instant>,
     retransmitted: bool,
@@ -219,6 +221,7 @@ impl Tcb {
                 && let Some(last) = self.snd.queue.back_mut()
             {
                 last.payload = [&last.payload[..], &piece[..]].concat().into();
+                last.push |= taken == data.len();
                 last.truesize += truesize;
                 continue;
             }
@@ -227,6 +230,7 @@ impl Tcb {
                 seq,
                 payload: piece,
                 fin: false,
+                push: taken == data.len(),
                 truesize,
                 sent_at: None,
                 retransmitted: false,
@@ -256,6 +260,7 @@ impl Tcb {
                 seq,
                 payload: Bytes::new(),
                 fin: true,
+                push: false,
                 truesize: head as i32,
                 sent_at: None,
                 retransmitted: false,
@@ -295,24 +300,36 @@ impl Tcb {
     fn send_segment(&mut self, cx: &mut Cx<'_>, index: usize) {
         let now = cx.now;
         let Some(s) = self.snd.queue.get_mut(index) else { return };
-        s.retransmitted |= s.sent_at.is_some();
+        let again = s.sent_at.is_some();
+        s.retransmitted |= again;
         s.sent_at = Some(now);
-        let (seq, payload, fin, end) = (s.seq, s.payload.clone(), s.fin, s.end());
+        let (seq, payload, fin, push, end) = (s.seq, s.payload.clone(), s.fin, s.push, s.end());
         let mut flags = TcpFlags::ACK;
         if fin {
             flags |= TcpFlags::FIN;
         }
-        if !payload.is_empty() {
+        if push {
             flags |= TcpFlags::PSH;
+        }
+        if !payload.is_empty() {
             self.stats.data_segs_out = self.stats.data_segs_out.wrapping_add(1);
             self.stats.bytes_sent += payload.len() as u64;
         }
         self.snd.snd_nxt = self.snd.snd_nxt.max(end);
-        self.transmit(cx, seq, flags, std::slice::from_ref(&payload));
+        self.put_on_wire(cx, seq, flags, std::slice::from_ref(&payload));
+        if !again {
+            cx.count(Counter::TcpOutSegs);
+        }
+    }
+
+    /// Sends a segment that is no retransmission.
+    pub(crate) fn transmit(&mut self, cx: &mut Cx<'_>, seq: Seq, flags: TcpFlags, payload: &[Bytes]) {
+        self.put_on_wire(cx, seq, flags, payload);
+        cx.count(Counter::TcpOutSegs);
     }
 
     /// Builds one segment with the window of this moment and hands it to the interface (`__tcp_transmit_skb`).
-    pub(crate) fn transmit(&mut self, cx: &mut Cx<'_>, seq: Seq, flags: TcpFlags, payload: &[Bytes]) {
+    fn put_on_wire(&mut self, cx: &mut Cx<'_>, seq: Seq, flags: TcpFlags, payload: &[Bytes]) {
         let id = cx.shared.log.begin_tx();
         let syn = flags.contains(TcpFlags::SYN);
         let window =
@@ -333,7 +350,6 @@ impl Tcb {
         cx.shared.emit(cx.now, &out, id);
         cx.shared.log.end_tx();
         self.stats.segs_out = self.stats.segs_out.wrapping_add(1);
-        cx.count(Counter::TcpOutSegs);
         if flags.contains(TcpFlags::ACK) {
             self.on_ack_sent(cx);
         }
@@ -561,6 +577,7 @@ impl Tcb {
             self.snd.cwnd = 1;
             self.snd.recover = Some(self.snd.snd_nxt);
             cx.count(Counter::TcpExtTCPTimeouts);
+            cx.count(Counter::TcpExtTcpTimeoutRehash);
             self.retransmit_first(cx);
         }
         self.rearm(cx);
@@ -578,6 +595,7 @@ impl Tcb {
                 seq: first.seq + room as u32,
                 payload: rest,
                 fin: core::mem::take(&mut first.fin),
+                push: core::mem::take(&mut first.push),
                 truesize: head as i32 + moved,
                 sent_at: None,
                 retransmitted: false,
