@@ -260,6 +260,13 @@ behaviours! {
         /// From one cache of fixed objects (6.3 and later).
         Fixed = "fixed",
     }
+    /// The head that a driver gets from its NAPI context for little data (`napi_alloc_skb`).
+    NapiHead {
+        /// A page fragment of 1 KiB, which can be stolen (6.1 to 6.12).
+        Fragment = "fragment",
+        /// A small object from the slab (6.18 and later).
+        SmallHead = "small-head",
+    }
     /// How a large frame written to a TUN or TAP device is laid out.
     TunLarge {
         /// One linear head, or order-0 pages behind a declared header (6.1).
@@ -337,6 +344,12 @@ impl KernelBuild {
         (128 + self.max_header + 63) & !63
     }
 
+    /// Usable bytes of a head that fills one page (`SKB_MAX_HEAD(0)`).
+    #[must_use]
+    pub const fn page_room(&self) -> u32 {
+        4096 - self.shared_info()
+    }
+
     /// Cost of the shared info behind every head.
     #[must_use]
     pub const fn shared_info(&self) -> u32 {
@@ -410,6 +423,7 @@ pub struct Profile {
     pub rcvbuf_clamp: RcvbufClamp,
     pub backlog_ack: BacklogAck,
     pub small_head: SmallHead,
+    pub napi_head: NapiHead,
     pub tun_large: TunLarge,
     pub fair_share: FairShare,
     pub coalesce: Coalesce,
@@ -528,6 +542,7 @@ impl Profile {
             rcvbuf_clamp: RcvbufClamp::Leaves,
             backlog_ack: BacklogAck::Each,
             small_head: SmallHead::SizeClass,
+            napi_head: NapiHead::Fragment,
             tun_large: TunLarge::Linear,
             fair_share: FairShare::GroupOrGlobal,
             coalesce: Coalesce::On,
@@ -571,6 +586,7 @@ impl Profile {
             rcvbuf_clamp: RcvbufClamp::Leaves,
             backlog_ack: BacklogAck::Deferred,
             small_head: SmallHead::Fixed,
+            napi_head: NapiHead::SmallHead,
             tun_large: TunLarge::HighOrder,
             fair_share: FairShare::GlobalOnly,
             coalesce: Coalesce::On,
@@ -656,8 +672,8 @@ impl Profile {
         ofo_grow: OfoGrow, autotune: Autotune, autotune_count: AutotuneCount, rtt_zero: RttZero,
         rtt_average: RttAverage, ato_width: AtoWidth, ato_cap: AtoCap, delack_max: DelackMax,
         paws_old_ack: PawsOldAck, sack_delay: SackDelay, rcvbuf_clamp: RcvbufClamp, backlog_ack: BacklogAck,
-        small_head: SmallHead, tun_large: TunLarge, fair_share: FairShare, coalesce: Coalesce,
-        clamp_raise: ClampRaise, initrwnd_ssthresh: InitrwndSsthresh,
+        small_head: SmallHead, napi_head: NapiHead, tun_large: TunLarge, fair_share: FairShare,
+        coalesce: Coalesce, clamp_raise: ClampRaise, initrwnd_ssthresh: InitrwndSsthresh,
     }
 
     /// Every switch with the values it takes and its value here.
