@@ -488,16 +488,38 @@ mod tests {
     }
 
     #[test]
+    fn the_build_moves_the_steps_of_small_heads() {
+        // A distribution's kernel has small heads of 704 bytes; not measured.
+        for policy in ["linux-6.12", "linux-7"] {
+            check(
+                policy,
+                Driver::Tun,
+                true,
+                &[(1, 960), (269, 1280), (589, 2304), (1613, 4352), (3661, 8448)],
+            );
+            check(&format!("{policy},max_header=32"), Driver::TapAlloc, true, BLOCKING_6_18_TS);
+        }
+    }
+
+    #[test]
     fn napi_heads_by_generation() {
         let head = |policy: &str, payload| {
             let p = Profile::parse(policy).unwrap();
             let l = layout(Driver::Copybreak, &p, &tap(payload));
             (l.truesize, l.head_frag)
         };
-        // 704 bytes of a 1 KiB fragment, 64 of them in front.
-        assert_eq!((head("linux-6.1", 574), head("linux-6.1", 575)), ((1280, true), (768 + 576, true)));
+        for policy in ["linux-6.1", "linux-6.12"] {
+            // 704 bytes of a 1 KiB fragment, 64 of them in front.
+            assert_eq!((head(policy, 1), head(policy, 574)), ((1280, true), (1280, true)), "{policy}");
+            assert_eq!(head(policy, 575), (768 + 576, true), "{policy}");
+        }
         assert_eq!((head("linux-6.18", 126), head("linux-6.18", 127)), ((832, false), (896, true)));
-        assert_eq!(head("linux-6.18", 4000), (8448, false));
+        assert_eq!((head("linux-7", 254), head("linux-7", 255)), ((960, false), (1024, true)));
+        for policy in Profile::NAMES {
+            assert_eq!(head(policy, 4000), (8448, false), "{policy}");
+        }
+        let split = |policy| cost(Driver::HeaderSplit, &Profile::named(policy).unwrap(), &tap(1448)) - PAGE;
+        assert_eq!(Profile::NAMES.iter().map(|p| split(p)).collect::<Vec<_>>(), [1280, 1280, 896, 960]);
     }
 
     #[test]
