@@ -342,6 +342,102 @@ mod tests {
         assert_eq!(n, 27);
     }
 
+    /// Queues 60 segments of `len` bytes without timestamps as the measuring program did: truesize of the first buffer,
+    /// segments per buffer, and what merging added.
+    fn sixty(policy: &str, d: Driver, in_order: bool, len: u32) -> (i32, Vec<u32>, Vec<i32>) {
+        let p = Profile::parse(policy).unwrap();
+        let vnet_hdr_len = if d == Driver::TapVnet { 54 } else { 0 };
+        let shape = FrameShape { frame: len + 54, headers: 54, payload: len, vnet_hdr_len };
+        let payload = Bytes::from(vec![0; len as usize]);
+        let (mut queue, mut counts, mut added, mut first) = (Vec::<Skb>::new(), Vec::new(), Vec::new(), 0);
+        for i in 0..60 {
+            let mut skb =
+                Skb::new(Seq(i * len), TcpFlags::ACK, payload.clone(), &layout(d, &p, &shape), (0, 1));
+            if let (Some(tail), Some(n)) = (queue.last_mut(), counts.last_mut())
+                && let Ok(merge) = tail.try_coalesce(&mut skb, &p.build)
+            {
+                *n += 1;
+                added.push(merge.delta);
+                continue;
+            }
+            if !in_order {
+                skb.condense(&p.build);
+            }
+            if queue.is_empty() {
+                first = skb.truesize;
+            }
+            queue.push(skb);
+            counts.push(1);
+        }
+        added.sort_unstable();
+        added.dedup();
+        (first, counts, added)
+    }
+
+    /// Rows of the tables measured on 6.1.176 (user-mode-linux) and on 6.18.44.
+    #[test]
+    fn queues_fill_as_measured() {
+        const UML: &str = "linux-6.1,net_ip_align=2";
+        const NEW: &str = "linux-6.18";
+        let groups = |n: u32| {
+            let mut v = vec![n; 60 / n as usize];
+            v.extend((60 % n > 0).then_some(60 % n));
+            v
+        };
+        type Row = (&'static str, Driver, bool, u32, i32, u32, &'static [i32]);
+        let rows: &[Row] = &[
+            (UML, Driver::TapAlloc, true, 1, 768, 60, &[0]),
+            (UML, Driver::TapAlloc, true, 10, 768, 7, &[0]),
+            (UML, Driver::TapAlloc, true, 50, 768, 1, &[]),
+            (UML, Driver::TapAlloc, false, 100, 1280, 5, &[0]),
+            (UML, Driver::TapAlloc, true, 200, 1280, 2, &[0]),
+            (UML, Driver::TapAlloc, true, 293, 1280, 1, &[]),
+            (NEW, Driver::TapAlloc, true, 10, 832, 13, &[0]),
+            (NEW, Driver::TapAlloc, false, 69, 832, 2, &[0]),
+            (NEW, Driver::TapAlloc, true, 70, 832, 1, &[]),
+            (NEW, Driver::TapAlloc, true, 139, 1280, 4, &[0]),
+            (NEW, Driver::TapAlloc, true, 293, 1280, 2, &[0]),
+            (NEW, Driver::TapAlloc, true, 294, 1280, 1, &[]),
+            (UML, Driver::TapBuild, true, 1, 704, 25, &[0, 448]),
+            (UML, Driver::TapBuild, false, 10, 768, 24, &[0, 512]),
+            (UML, Driver::TapBuild, true, 50, 768, 18, &[512]),
+            (NEW, Driver::TapBuild, true, 1, 704, 27, &[0, 448]),
+            (NEW, Driver::TapBuild, true, 10, 704, 18, &[448]),
+            (NEW, Driver::TapBuild, false, 1448, 2176, 18, &[1920]),
+            (NEW, Driver::TapBuild, true, 4000, 8448, 1, &[]),
+            (UML, Driver::TapVnet, true, 138, 1280, 4, &[0]),
+            (UML, Driver::TapVnet, true, 4000, 4864, 17, &[4096]),
+            (NEW, Driver::TapVnet, true, 200, 1280, 2, &[0]),
+            (NEW, Driver::TapVnet, false, 4000, 4928, 17, &[4096]),
+            (UML, Driver::NapiFrags, true, 1, 1281, 17, &[1]),
+            (UML, Driver::NapiFrags, true, 1448, 2728, 17, &[1448]),
+            (UML, Driver::NapiFrags, false, 1, 1280, 60, &[0]),
+            (UML, Driver::NapiFrags, false, 10, 1280, 60, &[0, 10]),
+            (UML, Driver::NapiFrags, false, 50, 1280, 28, &[0, 50]),
+            (UML, Driver::NapiFrags, false, 100, 1280, 22, &[0, 100]),
+            (UML, Driver::NapiFrags, false, 200, 1280, 19, &[0, 200]),
+            (UML, Driver::NapiFrags, false, 293, 1280, 18, &[293]),
+            (UML, Driver::NapiFrags, false, 536, 1280, 18, &[536]),
+            (UML, Driver::NapiFrags, false, 1000, 2280, 17, &[1000]),
+            (NEW, Driver::NapiFrags, true, 70, 902, 17, &[70]),
+            (NEW, Driver::NapiFrags, true, 4000, 4832, 17, &[4000]),
+            (NEW, Driver::NapiFrags, false, 10, 832, 30, &[0, 10]),
+            (NEW, Driver::NapiFrags, false, 69, 832, 19, &[0, 69]),
+            (NEW, Driver::NapiFrags, false, 70, 832, 18, &[70]),
+            (NEW, Driver::NapiFrags, false, 138, 832, 18, &[138]),
+            (NEW, Driver::NapiFrags, false, 139, 971, 17, &[139]),
+        ];
+        for (policy, d, in_order, len, first, segments, adds) in rows {
+            let got = sixty(policy, *d, *in_order, *len);
+            assert_eq!(
+                got,
+                (*first, groups(*segments), adds.to_vec()),
+                "{policy} {} {in_order} {len}",
+                d.name()
+            );
+        }
+    }
+
     #[test]
     fn fragments_move_with_their_exact_bytes() {
         let p = Profile::linux_6_18();

@@ -133,7 +133,7 @@ impl Sysctls {
             tcp_sack: true,
             tcp_dsack: true,
             tcp_comp_sack_delay_ns: 1_000_000,
-            tcp_comp_sack_slack_ns: 100_000,
+            tcp_comp_sack_slack_ns: u64::from(profile.comp_sack_slack_ns),
             tcp_comp_sack_nr: 44,
             tcp_comp_sack_rtt_percent: 33,
             tcp_backlog_ack_defer: true,
@@ -318,11 +318,11 @@ mod tests {
         assert!(say(&mut s, "tcp_rmem", "4096 1").contains("3 number"));
         assert!(say(&mut s, "tcp_rmem", "4096 x 1").contains("'tcp_rmem': x"));
         assert!(say(&mut s, "tcp_rwin", "1").contains("tcp_rmem"));
-        assert!(
-            Sysctls::defaults(&Profile::linux_6_1(), 1 << 30)
-                .set(&Profile::linux_6_1(), "tcp_rmem", "1 1 1")
-                .is_err()
-        );
+        for name in Profile::NAMES {
+            let p = Profile::named(name).unwrap();
+            let takes = Sysctls::defaults(&p, 1 << 30).set(&p, "tcp_rmem", "1 1 1").is_ok();
+            assert_eq!(takes, *name == "linux-6.18", "{name}");
+        }
     }
 
     #[test]
@@ -339,6 +339,11 @@ mod tests {
     fn defaults_scale_with_memory() {
         let (_, s) = fresh();
         assert_eq!(s.tcp_rmem, [4096, 131_072, 32 << 20]);
+        let slack = |p| Sysctls::defaults(&p, 16 << 30).get("tcp_comp_sack_slack_ns").unwrap();
+        assert_eq!(
+            (slack(Profile::linux_6_12()), slack(Profile::linux_7())),
+            ("100000".into(), "10000".into())
+        );
         let small = Sysctls::defaults(&Profile::linux_6_1(), 120 << 20);
         assert_eq!(small.tcp_rmem[2], (120 << 20) / 128);
     }

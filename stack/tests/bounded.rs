@@ -179,7 +179,14 @@ fn needles(profile: &str, driver: Driver, rising: bool, wide: bool, count: u32) 
 
 #[test]
 fn one_byte_segments_with_holes_stay_within_the_buffer() {
-    for profile in ["linux-6.1", "linux-6.18", "linux-6.1,collapse=off", "linux-6.18,coalesce=off"] {
+    for profile in [
+        "linux-6.1",
+        "linux-6.12",
+        "linux-6.18",
+        "linux-7",
+        "linux-6.1,collapse=off",
+        "linux-6.18,coalesce=off",
+    ] {
         for driver in [Driver::TapBuild, Driver::Tun] {
             for rising in [true, false] {
                 needles(profile, driver, rising, false, 200_000);

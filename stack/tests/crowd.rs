@@ -231,7 +231,7 @@ fn transfer(profiles: [&str; 2], bytes: usize, loss_percent: u64, seed: u64) -> 
 
 #[test]
 fn ten_megabytes_between_two_stacks_with_loss() {
-    let all = [["linux-6.1", "linux-6.18"], ["linux-6.18", "linux-6.1"]];
+    let all = [["linux-6.1", "linux-6.18"], ["linux-6.18", "linux-6.1"], ["linux-6.12", "linux-7"]];
     for profiles in all {
         for (loss, most) in [(0, 2_000), (1, 30_000), (5, 150_000)] {
             let (took, lost) = transfer(profiles, 10_000_000, loss, 7);

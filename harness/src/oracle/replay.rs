@@ -84,9 +84,9 @@ pub struct Replayed {
 pub fn profile_for(kernel: &str) -> Option<&'static str> {
     let mut parts = kernel.split(['.', '-']).map(|p| p.parse::<u32>().unwrap_or(0));
     match (parts.next()?, parts.next().unwrap_or(0)) {
-        (6, 0..=5) => Some("linux-6.1"),
-        (6, 6..=15) => Some("linux-6.12"),
-        (6, 16..) => Some("linux-6.18"),
+        (6, 1) => Some("linux-6.1"),
+        (6, 12) => Some("linux-6.12"),
+        (6, 18) => Some("linux-6.18"),
         (7, _) => Some("linux-7"),
         _ => None,
     }

@@ -12,7 +12,7 @@ use crate::{
     counters::Counter,
     decision::{Decision, DropReason},
     mem::{GroupId, SockMem},
-    profile::SpaceModel,
+    profile::{RcvbufClamp, SpaceModel},
     tcb::{Cx, HandshakeOutcome, Negotiated, Tcb, doubled_rcvbuf, first_window},
     time::{Duration, Instant},
     units::Seq,
@@ -67,10 +67,14 @@ impl ListenOptions {
         mem
     }
 
-    /// What the kernel makes of the options before anything is connected: SO_RCVLOWAT is capped by the buffer, and
-    /// raises a buffer that is not locked, and the clamp with it.
+    /// What the kernel makes of the options before anything is connected: SO_RCVBUF may set the clamp; SO_RCVLOWAT is
+    /// capped by the buffer, and raises a buffer that is not locked, and the clamp with it.
     pub(crate) fn settled(mut self, shared: &Shared) -> (Self, SockMem) {
         let mut mem = self.memory(shared);
+        if mem.rcvbuf_locked && self.window_clamp == 0 && shared.profile.rcvbuf_clamp == RcvbufClamp::Moves {
+            let rule = window::space_rule(shared.profile.space, shared.sysctl.tcp_adv_win_scale, FIRST_RATIO);
+            self.window_clamp = rule.window_from_space(mem.sk_rcvbuf).max(1152).unsigned_abs();
+        }
         if self.rcvlowat <= 1 {
             return (self, mem);
         }
@@ -327,7 +331,8 @@ impl Stack {
             self.shared.reset(now, seg);
             return;
         }
-        let edge = r.irs + 1 + r.first.rcv_wnd;
+        // What the SYN-ACK could say of the window counts, not what the connection begins with (`tcp_synack_window`).
+        let edge = r.irs + 1 + r.first.rcv_wnd.min(window::MAX_FIELD);
         if seg.seq.before(r.irs + 1) || seg.end_seq().after(edge) {
             return;
         }

@@ -407,8 +407,14 @@ impl Stack {
         id: SocketId,
         option: SocketOption,
     ) -> Result<(), SocketError> {
+        let forget_clamp = matches!(option, SocketOption::RcvBuf(_))
+            && self.shared.profile.rcvbuf_clamp == crate::profile::RcvbufClamp::Moves;
         if let Slot::Listener(l) = self.entry_mut(id)? {
             l.options.set(option)?;
+            if forget_clamp {
+                // The buffer's own clamp takes the place of an earlier TCP_WINDOW_CLAMP.
+                l.options.window_clamp = 0;
+            }
             let (options, mem) = l.options.clone().settled(&self.shared);
             if let Slot::Listener(l) = self.entry_mut(id)? {
                 l.options = options;

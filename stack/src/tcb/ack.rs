@@ -127,7 +127,7 @@ impl Tcb {
             } else if gap < ato {
                 let mut new = ((ato >> 1) + gap).min(rto);
                 if cx.shared.profile.ato_cap == AtoCap::DelackMax {
-                    new = new.min(self.delack_cap(cx.shared));
+                    new = new.min(Self::delack_most(cx.shared));
                 }
                 self.store_ato(cx, new);
             } else if gap > rto {
@@ -138,9 +138,14 @@ impl Tcb {
         self.ack.lrcvtime = now;
     }
 
+    /// 200 ms in jiffies (TCP_DELACK_MAX).
+    fn delack_most(shared: &Shared) -> u64 {
+        u64::from(shared.tick.hz()) / 5
+    }
+
     /// The longest delay of an ACK, jiffies.
     fn delack_cap(&self, shared: &Shared) -> u64 {
-        let most = u64::from(shared.tick.hz()) / 5;
+        let most = Self::delack_most(shared);
         match shared.profile.delack_max {
             DelackMax::Fixed => most,
             DelackMax::BelowRtoMin => most.min(shared.tick.from_micros(self.snd.rto_min_us).max(2) - 1),
@@ -303,10 +308,11 @@ impl Tcb {
             } else {
                 let mut ato = (u64::from(self.ack.ato) << 1).min(self.rto_jiffies(cx));
                 if cx.shared.profile.ato_cap == AtoCap::DelackMax {
-                    ato = ato.min(self.delack_cap(cx.shared));
+                    ato = ato.min(Self::delack_most(cx.shared));
                 }
                 self.store_ato(cx, ato);
             }
+            self.clock = cx.now;
             cx.count(Counter::TcpExtDelayedACKs);
             self.send_ack(cx, AckNow::DelackTimer);
         }

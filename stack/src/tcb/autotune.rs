@@ -1,18 +1,22 @@
 //! Receive-buffer autotuning (`tcp_moderate_rcvbuf`): the buffer follows what the reader takes in a round trip.
 //!
-//! Answers to: `tcp_rcv_space_adjust` (Linux 6.1 and 6.18), `tcp_rcvbuf_grow` (6.18).
+//! Answers to: `tcp_rcv_space_adjust` (Linux 6.1 to 7.3), `tcp_rcvbuf_grow` (6.18, 7.3).
 
 use super::{Cx, Tcb};
 use crate::{
     decision::Decision,
-    profile::{Autotune, AutotuneCount},
+    profile::{Autotune, AutotuneClock, AutotuneCount},
 };
 
 impl Tcb {
     /// Runs after each piece the reader took.
     pub(crate) fn space_adjust(&mut self, cx: &mut Cx<'_>) {
         let rtt_us8 = self.rtt.rtt_us8;
-        let elapsed = cx.now.since(self.rcvq.since).as_micros();
+        let now = match cx.shared.profile.autotune_clock {
+            AutotuneClock::Read => cx.now,
+            AutotuneClock::Segment => self.clock,
+        };
+        let elapsed = now.since(self.rcvq.since).as_micros();
         if rtt_us8 == 0 || elapsed < u64::from(rtt_us8 >> 3) {
             return;
         }
@@ -41,7 +45,7 @@ impl Tcb {
             });
         }
         self.rcvq.seq = self.copied_seq;
-        self.rcvq.since = cx.now;
+        self.rcvq.since = now;
     }
 
     fn may_grow(&self, cx: &Cx<'_>) -> bool {

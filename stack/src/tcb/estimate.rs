@@ -38,6 +38,7 @@ impl Tcb {
         let app = u32::from(cx.shared.sysctl.tcp_app_win);
         let max = self.full_space(cx) as u32;
         let advmss = self.advmss;
+        self.clock = cx.now;
         self.rcvq.since = cx.now;
         self.rcvq.seq = self.copied_seq;
         if self.win.window_clamp >= max {

@@ -8,7 +8,7 @@ use crate::{
     counters::Counter,
     decision::{AckNow, Decision, DropReason},
     nic::FrameShape,
-    profile::{Acceptance, PawsOldAck},
+    profile::{Acceptance, PawsOldAck, PredictedAck},
     skb::Skb,
     units::Seq,
     wire::{TcpFlags, TcpSegment},
@@ -59,6 +59,7 @@ impl Tcb {
 
     /// A segment from the wire or from the backlog.
     pub(crate) fn process(&mut self, cx: &mut Cx<'_>, skb: Skb, seg: &TcpSegment) {
+        self.clock = cx.now;
         match self.state {
             State::Established => self.rcv_established(cx, skb, seg),
             State::SynSent => self.rcv_syn_sent(cx, seg),
@@ -75,7 +76,7 @@ impl Tcb {
 
     /// `tcp_rcv_established`: the predicted header takes the short way.
     fn rcv_established(&mut self, cx: &mut Cx<'_>, skb: Skb, seg: &TcpSegment) {
-        if self.predicted(seg) {
+        if self.predicted(cx, seg) {
             if seg.payload.is_empty() {
                 self.note_arrival(cx, &skb, true);
                 self.store_ts_if_current(cx, seg);
@@ -107,14 +108,15 @@ impl Tcb {
         }
     }
 
-    fn predicted(&self, seg: &TcpSegment) -> bool {
+    fn predicted(&self, cx: &Cx<'_>, seg: &TcpSegment) -> bool {
         let Some(p) = self.pred else { return false };
+        let old_ack = cx.shared.profile.predicted_ack == PredictedAck::NotBeyond;
         if seg.header_len != p.header_len
             || seg.window != p.window
             || seg.flags - TcpFlags::PSH != TcpFlags::ACK
             || seg.seq != self.rcv_nxt
             || seg.ack.after(self.snd.snd_nxt)
-            || seg.ack.before(self.snd.snd_una)
+            || (!old_ack && seg.ack.before(self.snd.snd_una))
         {
             return false;
         }

@@ -213,6 +213,8 @@ pub(crate) struct Tcb {
     pub(crate) user_mss: u32,
     pub(crate) rtt: RcvRtt,
     pub(crate) rcvq: RcvqSpace,
+    /// The connection's own clock (`tcp_mstamp`): the last segment in, data out or delayed ACK.
+    pub(crate) clock: Instant,
     pub(crate) ack: AckState,
     pub(crate) sack: SackState,
     pub(crate) snd: SendState,

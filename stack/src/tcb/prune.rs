@@ -17,9 +17,6 @@ use crate::{
     wire::TcpFlags,
 };
 
-/// Payload of one collapsed buffer: a page less the shared info (`SKB_MAX_ORDER(0, 0)`).
-const CHUNK: u32 = 3776;
-
 /// The segment that memory is wanted for.
 #[derive(Clone, Copy)]
 pub(crate) struct Wanted {
@@ -212,7 +209,9 @@ impl Tcb {
         let rule = self.space_rule(cx);
         let mut total = Work::default();
         // Only what will be rewritten is touched: with many small ranges nothing is, and looking must stay cheap.
-        for Range { first, last, start, end } in worthwhile(&self.ofo, i64::from(self.mem.sk_rcvbuf >> 3)) {
+        let chunk = cx.shared.profile.build.page_room();
+        let patience = i64::from(self.mem.sk_rcvbuf >> 3);
+        for Range { first, last, start, end } in worthwhile(&self.ofo, patience, chunk) {
             let keys: Vec<u64> = self.ofo.keys(first..=last).collect();
             let list: VecDeque<Skb> = keys.iter().filter_map(|k| self.ofo.vacate(*k)).collect();
             let bytes = |list: &VecDeque<Skb>| list.iter().map(|s| u64::from(s.len)).sum::<u64>();
@@ -268,7 +267,8 @@ impl Tcb {
         let mut current = old.pop_front();
         'chunks: while start.before(end) {
             let Some(flags) = current.as_ref().map(|s| s.flags) else { break };
-            let room = CHUNK.min(end.since(start).unsigned_abs());
+            // A collapsed buffer fills a page at most.
+            let room = cx.shared.profile.build.page_room().min(end.since(start).unsigned_abs());
             let mut fresh = new_chunk(&cx.shared.profile, start, flags, room);
             self.mem.charge(fresh.truesize);
             work.made += 1;
@@ -393,9 +393,9 @@ struct Range {
     end: Seq,
 }
 
-/// The runs that a collapse rewrites: more than one buffer, or one that is large. Once the memory of the others exceeds
-/// `patience`, the search ends.
-fn worthwhile(ofo: &OfoQueue, patience: i64) -> Vec<Range> {
+/// The runs that a collapse rewrites: more than one buffer, or one of at least `chunk` bytes. Once the memory of the
+/// others exceeds `patience`, the search ends.
+fn worthwhile(ofo: &OfoQueue, patience: i64, chunk: u32) -> Vec<Range> {
     let mut found = Vec::new();
     let mut tiny = 0i64;
     let mut rest = ofo.iter().peekable();
@@ -407,7 +407,7 @@ fn worthwhile(ofo: &OfoQueue, patience: i64) -> Vec<Range> {
             (last, end) = (key, end.max(next.end_seq));
             sum += i64::from(next.truesize);
         }
-        if sum != alone || end.since(start) >= CHUNK as i32 {
+        if sum != alone || end.since(start) >= chunk as i32 {
             found.push(Range { first, last, start, end });
         } else {
             tiny += sum;

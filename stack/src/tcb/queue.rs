@@ -8,7 +8,7 @@ use crate::{
     counters::Counter,
     decision::{Decision, DropReason, QueueKind},
     mem::SockMem,
-    profile::{BareFin, Coalesce, EmptyQueue, NoMemoryWindow, OfoGrow, OfoMeasure, SpaceModel},
+    profile::{BareFin, Coalesce, EmptyQueue, NoMemoryWindow, OfoGrow, OfoMeasure, OverWindow, SpaceModel},
     skb::{Seen, Skb},
     units::Seq,
     wire::{TcpFlags, TcpSegment},
@@ -109,6 +109,9 @@ impl Tcb {
             self.dsack_set(cx, skb.seq, skb.end_seq);
             self.out_of_window(cx, &skb, DropReason::OldData);
         } else if !skb.seq.before(self.rcv_nxt + window) {
+            if cx.shared.profile.over_window == OverWindow::Counted {
+                cx.count(Counter::TcpExtBeyondWindow);
+            }
             self.out_of_window(cx, &skb, DropReason::OverWindow);
         } else if skb.seq.before(self.rcv_nxt) {
             let upto = self.rcv_nxt;

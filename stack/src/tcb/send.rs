@@ -299,6 +299,7 @@ impl Tcb {
 
     fn send_segment(&mut self, cx: &mut Cx<'_>, index: usize) {
         let now = cx.now;
+        self.clock = now;
         let Some(s) = self.snd.queue.get_mut(index) else { return };
         let again = s.sent_at.is_some();
         s.retransmitted |= again;
