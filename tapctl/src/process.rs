@@ -1,4 +1,4 @@
-//! Child processes that cannot outlive what they were started for.
+//! Child processes that cannot outlive what they were started for; scheduling of the calling thread.
 
 use std::io;
 use std::process::{Command, ExitStatus};
@@ -21,6 +21,12 @@ pub fn die_with_parent(command: &mut Command) -> &mut Command {
 /// As init the child ignores signals it has no handler for, so start something small that starts the rest.
 pub fn next_child_is_init() -> io::Result<()> {
     sys::unshare(libc::CLONE_NEWPID)
+}
+
+/// Puts the *calling thread* ahead of every ordinary one (`SCHED_FIFO`, priority 1 to 99). Needs CAP_SYS_NICE or a
+/// limit on real-time priorities (`ulimit -r`) that allows it.
+pub fn schedule_fifo(priority: u8) -> io::Result<()> {
+    sys::sched_fifo(priority.into())
 }
 
 /// Ignores Ctrl-C and Ctrl-\ in this process, so that a child in the same terminal can end in its own way.

@@ -174,6 +174,16 @@ fn raw_set_pdeathsig() -> c_int {
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as c_ulong, 0, 0, 0) }
 }
 
+/// `sched_setscheduler` with SCHED_FIFO for the calling thread.
+pub(crate) fn sched_fifo(priority: c_int) -> io::Result<()> {
+    // SAFETY: `sched_param` is plain data for which all-zero is valid (musl's has fields beyond the priority).
+    let mut param: libc::sched_param = unsafe { std::mem::zeroed() };
+    param.sched_priority = priority;
+    // SAFETY: pid 0 is the calling thread; the kernel reads one initialised `sched_param`.
+    let rc = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const param) };
+    check(rc)
+}
+
 /// Ignores a signal in this process.
 pub(crate) fn ignore_signal(signal: c_int) {
     // SAFETY: SIG_IGN installs no handler, so no code of ours can run in signal context.

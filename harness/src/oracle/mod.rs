@@ -2,19 +2,21 @@
 //!
 //! | module | one line |
 //! |---|---|
+//! | [`command`] | what can be typed |
 //! | [`script`] | what to do to a receiver, as data |
 //! | [`trace`] | what a receiver was seen to do, as data |
 //! | [`payload`] | the bytes that scripts carry |
-//! | [`facts`] | what a kernel's configuration changes |
 //! | [`vnet`] | what a frame says of itself to the device |
+//! | [`facts`] | what a kernel's configuration changes |
+//! | [`recorder`] | which kernels there are, and recording on any of them |
+//! | [`live`] | scripts played to the kernel we run on |
 //! | [`replay`] | a trace played to the stack, in virtual time |
 //! | [`diff`] | what is compared, and the first thing that differs |
-//! | [`command`] | what can be typed |
-//! | [`recorder`] | which kernels there are, and recording on any of them |
 
 pub mod command;
 pub mod diff;
 pub mod facts;
+pub mod live;
 pub mod payload;
 pub mod recorder;
 pub mod replay;

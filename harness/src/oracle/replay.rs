@@ -23,7 +23,7 @@ use serde_json::{Map, Value};
 use super::payload;
 use super::script::{self, Amount, Op, ReadFlag, RxPath, Script, ScriptError, SockOpt, TsEcr};
 use super::trace::{FORMAT, Footer, Frame, Header, Record, Ret, Segment, Trace, Volatile};
-use super::vnet;
+use super::vnet::vnet_plan;
 
 /// Address of the receiver under test.
 pub const RECEIVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 9, 0, 2)), 5001);
@@ -183,7 +183,8 @@ struct Rig {
     isn: Seq,
     iss: Seq,
     wscale: u8,
-    peer_mss: u16,
+    /// What a segment may carry: the smaller of what both sides offered.
+    mss: u16,
     tsecr: TsEcr,
     /// TSval of the SYN-ACK, and the last one seen.
     ts0: Option<u32>,
@@ -271,7 +272,7 @@ impl Rig {
             isn: Seq(script.isn),
             iss: Seq(0),
             wscale: 0,
-            peer_mss: script.handshake.mss.unwrap_or(536),
+            mss: script.handshake.mss.unwrap_or(536),
             tsecr: script.tsecr,
             ts0: None,
             ts_last: 0,
@@ -304,6 +305,7 @@ impl Rig {
                 self.iss = s.seq + 1;
                 self.wscale = s.options.wscale.unwrap_or(0).min(14);
                 self.ts0 = s.options.timestamps.map(|t| t.tsval);
+                self.mss = self.mss.min(s.options.mss.unwrap_or(536));
             }
             if let Some(t) = s.options.timestamps {
                 self.ts_last = t.tsval;
@@ -379,7 +381,12 @@ impl Rig {
             }),
             ..OutOptions::default()
         };
-        let plan = vnet::plan(self.path, x.len, self.peer_mss, x.tsval.is_some());
+        let options_len = u32::try_from(options.to_bytes().len()).unwrap_or(40);
+        let headers = if self.medium == Medium::Ethernet { 54 } else { 40 } + options_len;
+        let meta = match self.path {
+            RxPath::Vnet => vnet_plan(headers, x.len, self.mss, options_len, x.bad_sum).meta(),
+            _ => RxMeta::default(),
+        };
         let mut f = Forge::new(PEER, RECEIVER)
             .flags(x.flags.0)
             .seq_ack(absolute(self.isn, x.seq), absolute(self.iss, x.ack))
@@ -395,7 +402,6 @@ impl Rig {
         if self.medium == Medium::Ethernet {
             f = f.link(Link { src: PEER_MAC, dst: RECEIVER_MAC });
         }
-        let meta = RxMeta { gso_size: plan.gso_size, hdr_len: plan.hdr_len, csum_ok: plan.csum_ok };
         self.stack.ingress(self.at(), &f.build(), meta);
     }
 

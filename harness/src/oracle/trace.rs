@@ -303,6 +303,7 @@ pub struct Trace {
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[allow(clippy::large_enum_variant, reason = "there is one at a time")]
 enum Frameline {
     Header(Header),
     Footer(Footer),
