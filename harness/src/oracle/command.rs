@@ -4,17 +4,26 @@ use std::collections::BTreeMap;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 
 use super::diff;
+use super::recorder::{self, Kernel, Options};
 use super::replay::{self, profile_of};
+use super::script::Script;
 use super::trace::Trace;
 
 /// Everything checked holds.
 const EQUAL: u8 = 0;
 /// Something differs.
 const DIFFERS: u8 = 1;
+/// Interrupted, as a shell reports SIGINT.
+const INTERRUPTED: u8 = 130;
 
 /// The commands of `rightedge oracle`.
 #[derive(Debug, Subcommand)]
@@ -24,6 +33,11 @@ pub enum OracleCommand {
     /// With one trace: it is replayed on the stack and compared. With two: they are compared with each other. Exit code 0
     /// means equal in every compared field, 1 that something differs.
     Diff(DiffArgs),
+    /// Play scripts to a live kernel and write down what its receiver does
+    ///
+    /// The kernel receives on a TAP device in a namespace of its own; its peer is forged. Exit code 1 means that some script
+    /// could not be recorded.
+    Record(RecordArgs),
     /// Replay many recordings and say which differ from the stack
     Check(CheckArgs),
 }
@@ -56,6 +70,26 @@ pub struct DiffArgs {
     pub json: bool,
 }
 
+/// Arguments of `rightedge oracle record`.
+#[derive(Debug, Args)]
+pub struct RecordArgs {
+    /// Scripts: files with one JSON object, or one per line
+    #[arg(required = true)]
+    pub scripts: Vec<PathBuf>,
+    /// The kernel: host, uml (Debian's user-mode-linux), uml:BINARY or qemu:IMAGE
+    #[arg(long, short = 'k', default_value = "host")]
+    pub kernel: Kernel,
+    /// Directory for the traces, one file per script
+    #[arg(long, short = 'o', value_name = "DIR", default_value = "recordings")]
+    pub out: PathBuf,
+    /// One packed file (.jsonl.gz) for each file of scripts instead
+    #[arg(long)]
+    pub pack: bool,
+    /// Play a script that slipped past its ticks so often
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub tries: u32,
+}
+
 /// Arguments of `rightedge oracle check`.
 #[derive(Debug, Args)]
 pub struct CheckArgs {
@@ -78,6 +112,7 @@ pub fn main(command: &OracleCommand) -> Result<u8> {
     match command {
         OracleCommand::Diff(args) => compare(args),
         OracleCommand::Check(args) => check(args),
+        OracleCommand::Record(args) => record(args),
     }
 }
 
@@ -145,6 +180,92 @@ fn compare(args: &DiffArgs) -> Result<u8> {
         }
     }
     Ok(code)
+}
+
+fn record(args: &RecordArgs) -> Result<u8> {
+    std::fs::create_dir_all(&args.out).with_context(|| format!("--out {}", args.out.display()))?;
+    let stop = stop_flag()?;
+    let (mut done, mut failed) = (0u64, 0u64);
+    for file in &args.scripts {
+        let scripts = Script::load(file)?;
+        let pack = if args.pack { " --pack" } else { "" };
+        let command = format!("rightedge oracle record {} --kernel {}{pack}", file.display(), args.kernel);
+        let options = Options {
+            tries: args.tries,
+            command: Some(command),
+            stop: Arc::clone(&stop),
+            ..Options::default()
+        };
+        let stem = file.file_stem().and_then(|s| s.to_str()).unwrap_or("scripts").to_owned();
+        let mut traces: Vec<Option<Trace>> = vec![None; scripts.len()];
+        let mut trouble: Option<anyhow::Error> = None;
+        recorder::record(&args.kernel, &scripts, &options, &mut |i, result| match result {
+            Ok(trace) => {
+                done += 1;
+                if !args.pack
+                    && trouble.is_none()
+                    && let Err(e) = write_trace(&args.out, &trace)
+                {
+                    trouble = Some(e);
+                    stop.store(true, Ordering::Relaxed);
+                }
+                if let Some(slot) = traces.get_mut(i) {
+                    *slot = Some(trace);
+                }
+            }
+            Err(e) => {
+                failed += 1;
+                anstream::eprintln!("{}: {e}", file.display());
+            }
+        })?;
+        if let Some(e) = trouble {
+            return Err(e);
+        }
+        if args.pack {
+            let path = args.out.join(format!("{stem}.jsonl.gz"));
+            let pack = || -> io::Result<()> {
+                let mut out = GzEncoder::new(std::fs::File::create(&path)?, Compression::best());
+                for t in traces.iter().flatten() {
+                    t.write(&mut out)?;
+                }
+                out.finish().map(|_| ())
+            };
+            pack().with_context(|| path.display().to_string())?;
+        }
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+    }
+    anstream::eprintln!("{done} recorded in {}, {failed} not", args.out.display());
+    Ok(if stop.load(Ordering::Relaxed) { INTERRUPTED } else { u8::from(failed > 0) })
+}
+
+/// One trace in a file named after its script, complete or not there at all.
+fn write_trace(dir: &Path, trace: &Trace) -> Result<()> {
+    let name: String = trace
+        .name()
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' })
+        .collect();
+    let path = dir.join(format!("{name}.jsonl"));
+    let put = || -> io::Result<()> {
+        let mut file = tempfile::NamedTempFile::new_in(dir)?;
+        trace.write(io::BufWriter::new(&mut file))?;
+        file.persist(&path)?;
+        Ok(())
+    };
+    put().with_context(|| path.display().to_string())
+}
+
+/// Set by SIGINT, SIGTERM and SIGHUP; the second one ends the process at once.
+fn stop_flag() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
+        signal_hook::flag::register_conditional_shutdown(signal, i32::from(INTERRUPTED), Arc::clone(&stop))
+            .context("cannot handle signals")?;
+        signal_hook::flag::register(signal, Arc::clone(&stop)).context("cannot handle signals")?;
+    }
+    Ok(stop)
 }
 
 fn check(args: &CheckArgs) -> Result<u8> {

@@ -6,6 +6,10 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use super::live::{self, RecordError};
+use super::script::Script;
+use super::trace::Trace;
+
 /// A kernel to record on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kernel {
@@ -42,6 +46,31 @@ impl fmt::Display for Kernel {
             Kernel::Uml(p) => write!(f, "uml:{}", p.display()),
             Kernel::Qemu(p) => write!(f, "qemu:{}", p.display()),
         }
+    }
+}
+
+/// Why nothing was recorded, or one script was not.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecorderError {
+    /// On the kernel we run on, or reported by a guest.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+}
+
+/// Plays the scripts to `kernel` and hands over each trace, or why there is none.
+///
+/// # Errors
+/// What keeps all scripts from being recorded.
+pub fn record(
+    kernel: &Kernel,
+    scripts: &[Script],
+    options: &Options,
+    each: &mut (dyn FnMut(usize, Result<Trace, RecorderError>) + Send),
+) -> Result<(), RecorderError> {
+    match kernel {
+        Kernel::Host => Ok(live::record_batch(scripts, options, &mut |i, r| each(i, r.map_err(Into::into)))?),
+        Kernel::Uml(_) | Kernel::Qemu(_) => Ok(()),
     }
 }
 
