@@ -7,8 +7,10 @@
 //! | [`payload`] | the bytes that scripts carry |
 //! | [`facts`] | what a kernel's configuration changes |
 //! | [`recorder`] | which kernels there are, and recording on any of them |
+//! | [`fuzz`] | random scripts, and small ones that still tell a difference |
 
 pub mod facts;
+pub mod fuzz;
 pub mod payload;
 pub mod recorder;
 pub mod script;
