@@ -3,5 +3,7 @@
 //! | module | one line |
 //! |---|---|
 //! | [`generate`] | a seed and an index make a script |
+//! | [`shrink`] | a failing script becomes a small one |
 
 pub mod generate;
+pub mod shrink;
