@@ -4,6 +4,8 @@
 //! |---|---|
 //! | [`generate`] | a seed and an index make a script |
 //! | [`shrink`] | a failing script becomes a small one |
+//! | [`campaign`] | many scripts on several benches, resumable |
 
+pub mod campaign;
 pub mod generate;
 pub mod shrink;
