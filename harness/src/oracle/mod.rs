@@ -12,10 +12,12 @@
 //! | [`live`] | scripts played to the kernel we run on |
 //! | [`replay`] | a trace played to the stack, in virtual time |
 //! | [`diff`] | what is compared, and the first thing that differs |
+//! | [`fuzz`] | random scripts, and small ones that still tell a difference |
 
 pub mod command;
 pub mod diff;
 pub mod facts;
+pub mod fuzz;
 pub mod live;
 pub mod payload;
 pub mod recorder;
