@@ -13,6 +13,8 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 
 use super::diff;
+use super::fuzz::bench::{self, KernelBench};
+use super::fuzz::campaign;
 use super::recorder::{self, Kernel, Options};
 use super::replay::{self, profile_of};
 use super::script::Script;
@@ -38,6 +40,12 @@ pub enum OracleCommand {
     /// The kernel receives on a TAP device in a namespace of its own; its peer is forged. Exit code 1 means that some script
     /// could not be recorded.
     Record(RecordArgs),
+    /// Look for scripts that a live kernel and the stack answer differently
+    ///
+    /// Scripts are random, a function of the seed and their index. Each is recorded, replayed and compared; one that differs
+    /// is made as small as it can be and saved with its trace and a report. An interrupted campaign goes on with --resume.
+    /// Exit code 1 means that something differs.
+    Fuzz(FuzzArgs),
     /// Replay many recordings and say which differ from the stack
     Check(CheckArgs),
 }
@@ -90,6 +98,50 @@ pub struct RecordArgs {
     pub tries: u32,
 }
 
+/// Arguments of `rightedge oracle fuzz`.
+#[derive(Debug, Args)]
+pub struct FuzzArgs {
+    /// The kernel: host, uml (Debian's user-mode-linux), uml:BINARY or qemu:IMAGE
+    #[arg(long, short = 'k', default_value = "host")]
+    pub kernel: Kernel,
+    /// How many scripts
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub runs: u64,
+    /// Seed of the scripts
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    pub seed: u64,
+    /// Directory for the campaign's state and what it finds; fuzz/KERNEL-SEED unless said
+    #[arg(long, short = 'o', value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Go on with the campaign in that directory
+    #[arg(long)]
+    pub resume: bool,
+    /// Recorders beside each other, each in its own namespace or guest
+    #[arg(long, short = 'j', value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=32))]
+    pub jobs: u8,
+    /// Scripts handed to a recorder, or a guest, at once
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub batch: u16,
+    /// Ways of opening the device, as in linear,frag,vnet
+    #[arg(long, value_name = "LIST", default_value = "linear,frag,tun")]
+    pub rx_paths: String,
+    /// Scripts in which the application also sends
+    #[arg(long)]
+    pub writes: bool,
+    /// Scripts with metrics on the route to the peer
+    #[arg(long)]
+    pub routes: bool,
+    /// Profile to replay under; the one that stands for the kernel unless said
+    #[arg(long, short = 'p', value_name = "NAME[,SWITCH=VALUE]…")]
+    pub profile: Option<String>,
+    /// Play a script that slipped past its ticks so often
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub tries: u32,
+    /// Without progress on standard error
+    #[arg(long, short = 'q')]
+    pub quiet: bool,
+}
+
 /// Arguments of `rightedge oracle check`.
 #[derive(Debug, Args)]
 pub struct CheckArgs {
@@ -113,6 +165,7 @@ pub fn main(command: &OracleCommand) -> Result<u8> {
         OracleCommand::Diff(args) => compare(args),
         OracleCommand::Check(args) => check(args),
         OracleCommand::Record(args) => record(args),
+        OracleCommand::Fuzz(args) => fuzz(args),
     }
 }
 
@@ -266,6 +319,68 @@ fn stop_flag() -> Result<Arc<AtomicBool>> {
         signal_hook::flag::register(signal, Arc::clone(&stop)).context("cannot handle signals")?;
     }
     Ok(stop)
+}
+
+fn fuzz(args: &FuzzArgs) -> Result<u8> {
+    let stop = stop_flag()?;
+    let rx_paths = bench::rx_paths(&args.rx_paths).map_err(|e| anyhow::anyhow!("--rx-paths: {e}"))?;
+    let header = bench::introduce(&args.kernel, &stop)?;
+    if args.profile.is_none() && replay::profile_for(&header.kernel).is_none() {
+        return Err(replay::ReplayError::NoProfile(header.kernel).into());
+    }
+    let mut target = bench::target(&header, rx_paths);
+    (target.writes, target.routes) = (args.writes, args.routes);
+    let out_dir = args.out.clone().unwrap_or_else(|| {
+        let name: String = header.kernel.chars().map(|c| if c == '/' { '-' } else { c }).collect();
+        PathBuf::from("fuzz").join(format!("{name}-{}", args.seed))
+    });
+    let config = campaign::Config {
+        kernel: header.kernel.clone(),
+        target,
+        runs: args.runs,
+        seed: args.seed,
+        batch: args.batch.into(),
+        jobs: args.jobs.into(),
+        out_dir: out_dir.clone(),
+        resume: args.resume,
+        quiet: args.quiet,
+    };
+    let summary = campaign::run(&config, &stop, &|_| {
+        Ok(KernelBench {
+            kernel: args.kernel.clone(),
+            profile: args.profile.clone(),
+            options: Options { tries: args.tries, stop: Arc::clone(&stop), ..Options::default() },
+        })
+    })?;
+    let mut out = io::stdout().lock();
+    writeln!(
+        out,
+        "{}, seed {}: {} scripts equal ({} operations), {} differ, {} not recorded; in {}",
+        summary.kernel,
+        summary.seed,
+        summary.clean,
+        summary.operations,
+        summary.differs,
+        summary.not_recorded,
+        out_dir.display()
+    )?;
+    for k in &summary.kinds {
+        writeln!(
+            out,
+            "  {:5} × {} (first: {:?})",
+            k.count,
+            k.what,
+            k.indexes.iter().take(5).collect::<Vec<_>>()
+        )?;
+    }
+    for (why, n) in &summary.reasons {
+        writeln!(out, "  {n:5} not recorded: {why}")?;
+    }
+    Ok(match (summary.complete, summary.differs) {
+        (false, _) => INTERRUPTED,
+        (true, 0) => EQUAL,
+        (true, _) => DIFFERS,
+    })
 }
 
 fn check(args: &CheckArgs) -> Result<u8> {

@@ -58,6 +58,21 @@ pub enum RecorderError {
     Record(#[from] RecordError),
 }
 
+impl RecorderError {
+    /// What kind of trouble this is, the same for every script that has it.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            RecorderError::Record(RecordError::Slips { .. }) => {
+                "operations slipped past their ticks in every try"
+            }
+            RecorderError::Record(RecordError::CannotTake { .. }) => "the kernel does not take the script",
+            RecorderError::Record(RecordError::NoConnection { .. }) => "no connection",
+            RecorderError::Record(_) => "input or output failed",
+        }
+    }
+}
+
 /// Plays the scripts to `kernel` and hands over each trace, or why there is none.
 ///
 /// # Errors

@@ -193,6 +193,9 @@ impl Tcb {
             t.snd.rtt_sample(us);
         }
         t.replace_ts_recent(cx, seg);
+        if seg.seq_len() == 0 {
+            cx.count(Counter::TcpExtTCPPureAcks);
+        }
         t.init_buffer_space(cx);
         t.initialize_rcv_mss();
         t.fast_path_on();

@@ -4,8 +4,10 @@
 //! |---|---|
 //! | [`generate`] | a seed and an index make a script |
 //! | [`shrink`] | a failing script becomes a small one |
+//! | [`bench`] | a script through a live kernel and through the stack |
 //! | [`campaign`] | many scripts on several benches, resumable |
 
+pub mod bench;
 pub mod campaign;
 pub mod generate;
 pub mod shrink;

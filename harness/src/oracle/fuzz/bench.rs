@@ -1,0 +1,160 @@
+//! A script through a live kernel and through the stack.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::{Context as _, Result};
+
+use super::campaign::{Bench, Verdict};
+use super::generate::{Space, Target};
+use crate::oracle::recorder::{self, Kernel, Options};
+use crate::oracle::replay::{self, profile_of};
+use crate::oracle::script::{RxPath, Script};
+use crate::oracle::trace::{Header, Trace};
+use crate::oracle::{diff, script};
+
+/// Records scripts on a kernel, replays what was recorded and compares.
+#[derive(Debug)]
+pub struct KernelBench {
+    /// The kernel.
+    pub kernel: Kernel,
+    /// Profile to replay under; the one that stands for the kernel unless said.
+    pub profile: Option<String>,
+    /// How to record.
+    pub options: Options,
+}
+
+/// What a kernel says of itself: the header of an empty recording.
+///
+/// # Errors
+/// The kernel cannot be recorded on.
+pub fn introduce(kernel: &Kernel, stop: &Arc<AtomicBool>) -> Result<Header> {
+    let script = Script::parse_all("introduction", r#"{"name":"introduction"}"#, None)?;
+    let options = Options { stop: Arc::clone(stop), ..Options::default() };
+    let mut header = None;
+    let mut trouble = None;
+    recorder::record(kernel, &script, &options, &mut |_, r| match r {
+        Ok(t) => header = Some(t.header),
+        Err(e) => trouble = Some(e),
+    })?;
+    match (header, trouble) {
+        (Some(h), _) => Ok(h),
+        (None, Some(e)) => Err(e).with_context(|| format!("--kernel {kernel}")),
+        (None, None) => anyhow::bail!("--kernel {kernel}: interrupted"),
+    }
+}
+
+/// What scripts for this kernel may use.
+#[must_use]
+pub fn target(header: &Header, rx_paths: Vec<RxPath>) -> Target {
+    let scale = replay::profile_for(&header.kernel) == Some("linux-6.1");
+    Target {
+        hz: (1000.0 / header.tick_ms).round() as u32,
+        space: if scale { Space::AdvWinScale } else { Space::ScalingRatio },
+        rx_paths,
+        ..Target::default()
+    }
+}
+
+/// A trace against the stack: the differences, and everything that is to be said of them.
+///
+/// # Errors
+/// The trace asks for what the stack does not have.
+pub fn judge(trace: &Trace, profile: Option<&str>) -> Result<(Vec<diff::Difference>, String)> {
+    let profile = profile_of(trace, profile)?;
+    let all = diff::compare(trace, &replay::replay(trace, &profile, false)?.trace);
+    if all.is_empty() {
+        return Ok((all, String::new()));
+    }
+    // Once more, with reasons.
+    let r = replay::replay(trace, &profile, true)?;
+    let report = diff::report(trace, &r.trace, &all, &r.decisions);
+    Ok((all, report))
+}
+
+impl KernelBench {
+    fn verdict(&self, trace: &Trace) -> Verdict {
+        match judge(trace, self.profile.as_deref()) {
+            Ok((all, _)) if all.is_empty() => Verdict::Clean { ops: trace.records.len() as u64 },
+            Ok((all, report)) => {
+                let mut trace_jsonl = Vec::new();
+                // Into memory: it cannot fail.
+                let _ = trace.write(&mut trace_jsonl);
+                Verdict::Differs { what: diff::key(&all), report, trace_jsonl }
+            }
+            Err(e) => Verdict::NotRecorded { why: format!("not replayed: {e:#}") },
+        }
+    }
+
+    fn record(&self, scripts: &[Script], each: &mut (dyn FnMut(usize, Verdict) + Send)) -> Result<()> {
+        recorder::record(&self.kernel, scripts, &self.options, &mut |i, r| {
+            each(
+                i,
+                match r {
+                    Ok(trace) => self.verdict(&trace),
+                    Err(e) => Verdict::NotRecorded { why: e.kind().to_owned() },
+                },
+            );
+        })?;
+        Ok(())
+    }
+}
+
+impl Bench for KernelBench {
+    /// A difference must show twice: what the kernel itself does otherwise the next time is no statement about the stack. It
+    /// counts as not recorded, with the fields that moved.
+    fn run(&mut self, scripts: &[(u64, Script)], each: &mut dyn FnMut(u64, Verdict)) -> Result<()> {
+        let only: Vec<Script> = scripts.iter().map(|(_, s)| s.clone()).collect();
+        let mut suspects: Vec<(usize, Verdict)> = Vec::new();
+        let mut settled: Vec<(usize, Verdict)> = Vec::new();
+        let first = self.record(&only, &mut |i, v| match v {
+            v @ Verdict::Differs { .. } => suspects.push((i, v)),
+            v => settled.push((i, v)),
+        });
+        for (i, v) in settled {
+            if let Some((index, _)) = scripts.get(i) {
+                each(*index, v);
+            }
+        }
+        first?;
+        let again: Vec<Script> = suspects.iter().filter_map(|(i, _)| only.get(*i).cloned()).collect();
+        if again.is_empty() {
+            return Ok(());
+        }
+        let mut second: Vec<Option<Verdict>> = vec![None; again.len()];
+        self.record(&again, &mut |i, v| {
+            if let Some(slot) = second.get_mut(i) {
+                *slot = Some(v);
+            }
+        })?;
+        for ((i, before), after) in suspects.into_iter().zip(second) {
+            let Some((index, _)) = scripts.get(i) else { continue };
+            let verdict = match (before, after) {
+                (Verdict::Differs { what, .. }, Some(Verdict::Clean { .. })) => {
+                    Verdict::NotRecorded { why: format!("unsteady: {what} differed once and not again") }
+                }
+                (before, Some(Verdict::NotRecorded { .. }) | None) => before,
+                (_, Some(after)) => after,
+            };
+            each(*index, verdict);
+        }
+        Ok(())
+    }
+}
+
+/// Ways of opening the device, as typed: `linear,frag,vnet`.
+///
+/// # Errors
+/// Names the one that is unknown and those there are.
+pub fn rx_paths(text: &str) -> Result<Vec<RxPath>, String> {
+    text.split(',')
+        .map(|name| {
+            let known = || script::RxPath::ALL.iter().map(|(_, n)| *n).collect::<Vec<_>>().join(", ");
+            RxPath::ALL
+                .iter()
+                .find(|(_, n)| *n == name.trim())
+                .map(|(p, _)| *p)
+                .ok_or_else(|| format!("'{name}' is no way of opening the device; there are {}", known()))
+        })
+        .collect()
+}
