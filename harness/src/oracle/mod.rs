@@ -6,10 +6,14 @@
 //! | [`trace`] | what a receiver was seen to do, as data |
 //! | [`payload`] | the bytes that scripts carry |
 //! | [`facts`] | what a kernel's configuration changes |
+//! | [`vnet`] | what stands in virtio headers |
+//! | [`live`] | playing scripts to the kernel we run on |
 //! | [`recorder`] | which kernels there are, and recording on any of them |
 
 pub mod facts;
+pub mod live;
 pub mod payload;
 pub mod recorder;
 pub mod script;
 pub mod trace;
+pub mod vnet;
