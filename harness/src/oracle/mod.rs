@@ -8,6 +8,8 @@
 //! | [`payload`] | the bytes that scripts carry |
 //! | [`vnet`] | what a frame says of itself to the device |
 //! | [`facts`] | what a kernel's configuration changes |
+//! | [`vnet`] | what stands in virtio headers |
+//! | [`live`] | playing scripts to the kernel we run on |
 //! | [`recorder`] | which kernels there are, and recording on any of them |
 //! | [`live`] | scripts played to the kernel we run on |
 //! | [`replay`] | a trace played to the stack, in virtual time |

@@ -372,6 +372,7 @@ impl Rig {
                 let tsecr = match (x.tsecr, self.tsecr) {
                     // The SYN comes before there is anything to echo.
                     _ if x.flags.0.contains(TcpFlags::SYN) => 0,
+                    _ if x.extra.get("tsecr_zero") == Some(&Value::Bool(true)) => 0,
                     (Some(r), _) => base.wrapping_add(r as u32),
                     (None, TsEcr::Echo) => self.ts_last,
                     (None, TsEcr::Frozen) => base,

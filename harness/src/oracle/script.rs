@@ -49,7 +49,7 @@ pub enum ScriptError {
     Value {
         /// Name of the script, or its file and line.
         script: String,
-        /// The key, as in ops[3].
+        /// The key, as in `ops[3]`.
         place: String,
         /// What is wrong and what would be right.
         why: String,

@@ -138,8 +138,8 @@ struct Bench {
     /// Source port of the next connection: no two in a row share one.
     port: u16,
     fifo: bool,
-    /// The least time that a segment and its answer took, if measured.
-    segment_ns: Option<i64>,
+    /// How long segments with their answers took when the ladder was measured, nanoseconds.
+    took: Vec<i64>,
     /// The pattern and then some of it again, so that any stretch of payload is a slice of it.
     pattern: Vec<u8>,
     buf: Vec<u8>,
@@ -215,19 +215,20 @@ impl Bench {
             // Recorders in namespaces of their own cannot meet, so any beginning will do.
             port: 20_000,
             fifo,
-            segment_ns: None,
+            took: Vec::new(),
             pattern: super::payload::bytes_at(0, length, false),
             buf: vec![0; 4 << 20],
         };
         let clock_hz = bench.clock.hz;
         let measured = ladder::measure(&mut bench);
         bench.facts.measured(clock_hz, &measured);
+        bench.took.sort_unstable();
         Ok(bench)
     }
 
     /// How many segments of a burst go into one tick. Coarse steps, so that recordings on one machine agree.
     fn segments_per_tick(&self) -> i64 {
-        segments_per_tick(self.clock.tick, self.segment_ns)
+        segments_per_tick(self.clock.tick, self.took.get(self.took.len() * 3 / 4).copied())
     }
 
     fn next_port(&mut self) -> u16 {
@@ -255,7 +256,7 @@ impl Bench {
     }
 }
 
-/// A power of two that leaves a third of the tick for what is observed after a burst.
+/// For segments that mostly take no longer than this: a power of two that leaves a third of the tick for what is observed after a burst.
 fn segments_per_tick(tick: i64, segment_ns: Option<i64>) -> i64 {
     let room = segment_ns.and_then(|ns| (tick / 3 * 2).checked_div(ns)).unwrap_or(16);
     [64, 32, 16, 8].into_iter().find(|n| *n <= room).unwrap_or(4)
