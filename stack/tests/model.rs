@@ -245,8 +245,8 @@ fn step(rig: &mut Rig, m: &mut Model, op: &Op) -> Result<Vec<Sent>, TestCaseErro
         }
         Op::Peek(n) => {
             let mut buf = vec![0; usize::from(n)];
-            let n = rig.stack.peek(id, &mut buf).unwrap();
             let unread = rig.info().recv_q as usize;
+            let n = rig.stack.peek(now, id, &mut buf).unwrap_or(0);
             prop_assert_eq!(n, unread.min(buf.len()));
             for (i, b) in buf[..n].iter().enumerate() {
                 prop_assert_eq!(*b, byte_at(m.read + i as u32));

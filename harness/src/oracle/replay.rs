@@ -204,6 +204,17 @@ struct Out {
     tsval: Vec<i64>,
 }
 
+impl Out {
+    fn keep(&mut self, wanted: impl Fn(&Frame) -> bool) {
+        let keep: Vec<bool> = self.frames.iter().map(wanted).collect();
+        let mut at = keep.iter();
+        self.frames.retain(|_| *at.next().unwrap_or(&true));
+        let mut at = keep.iter();
+        self.at_ns.retain(|_| *at.next().unwrap_or(&true));
+        self.tsval.clear();
+    }
+}
+
 /// When the kernel sent what it sent by itself, in one record.
 struct Lags {
     ticks: Vec<u64>,
@@ -472,7 +483,10 @@ impl Rig {
                 let peek = flags.contains(&ReadFlag::Peek);
                 let trunc = flags.contains(&ReadFlag::Trunc);
                 let result = if peek {
-                    self.peeked(id, max, &mut bytes)
+                    bytes.resize(max, 0);
+                    let n = self.stack.peek(now, id, &mut bytes);
+                    bytes.truncate(n.unwrap_or(0));
+                    n
                 } else {
                     self.stack.recv_with(now, id, max, &mut |b| bytes.extend_from_slice(b))
                 };
@@ -507,7 +521,13 @@ impl Rig {
             (Some(Op::Shutdown { how: script::How::Wr }), Some(id)) => {
                 ret = Some(returned(self.stack.shutdown(now, id).map(|()| 0)));
             }
-            (Some(Op::Shutdown { how }), _) => return Err(format!("the stack has no shutdown {how:?}")),
+            (Some(Op::Shutdown { how }), Some(id)) => {
+                let mut result = self.stack.shutdown_read(now, id);
+                if *how == script::How::Rdwr {
+                    result = result.and_then(|()| self.stack.shutdown(now, id));
+                }
+                ret = Some(returned(result.map(|()| 0)));
+            }
             (Some(Op::Close), Some(id)) => {
                 ret = Some(returned(self.stack.close(now, id).map(|()| 0)));
                 self.id = None;
@@ -522,20 +542,12 @@ impl Rig {
             out.frames.iter_mut().skip(mark).for_each(|f| f.late = false);
         }
         self.pass(end, &mut after, &mut out);
+        if rec.op.get("quiet") == Some(&Value::Bool(true)) {
+            // Only answers to the last segment were recorded.
+            let last = rec.tx.len().checked_sub(1).map(|n| n as u32);
+            out.keep(|f| f.late || f.at == last);
+        }
         Ok(self.observed(rec, out, ret))
-    }
-
-    fn peeked(&self, id: SocketId, max: usize, bytes: &mut Vec<u8>) -> Result<usize, SocketError> {
-        let info = self.stack.info(id)?;
-        let n = max.min(info.recv_q as usize);
-        bytes.resize(n, 0);
-        let n = self.stack.peek(id, bytes)?;
-        bytes.truncate(n);
-        let open = !matches!(
-            info.state,
-            State::CloseWait | State::Closing | State::LastAck | State::Closed | State::TimeWait
-        );
-        if n == 0 && max > 0 && open { Err(SocketError::WouldBlock) } else { Ok(n) }
     }
 
     fn observed(&mut self, rec: &Record, out: Out, ret: Option<Ret>) -> Record {

@@ -583,7 +583,7 @@ impl<'a, W: Wire> Engine<'a, W> {
         for (id, r) in &self.readers {
             let info = self.stack.info(*id).unwrap_or_else(|_| r.info.clone());
             let mut unread = vec![0; info.recv_q as usize];
-            let n = self.stack.peek(*id, &mut unread).unwrap_or(0);
+            let n = self.stack.unread(*id, &mut unread).unwrap_or(0);
             let corrupt = first_mismatch(r.read, unread.get(..n).unwrap_or_default());
             all.push(ConnectionEnd {
                 conn: r.index,

@@ -29,7 +29,7 @@ use crate::{
     tcb::{Cx, State, Tcb, Timer},
     time::Instant,
     units::Seq,
-    wire::{self, Packet, RxMeta, TcpFlags, TcpSegment},
+    wire::{self, Damaged, Packet, RxMeta, TcpFlags, TcpSegment},
 };
 
 /// A frame to send.
@@ -75,6 +75,9 @@ pub struct Stack {
     next_port: u16,
     frames_in: u64,
 }
+
+/// TCP header and payload up to which the checksum is verified on arrival.
+const CHECKED_AT_ONCE: u32 = 76;
 
 impl Stack {
     /// A stack as configured.
@@ -135,18 +138,32 @@ impl Stack {
         self.shared.log.cause = Cause::Frame(self.frames_in);
         match wire::parse(self.shared.medium(), frame, meta) {
             Ok(packet) => self.on_packet(now, packet),
-            Err(e) => self.on_bad_frame(now, e.reason),
+            Err(e) => {
+                if let Some(damaged) = e.damaged {
+                    self.on_damaged(now, damaged, e.len);
+                }
+                self.on_bad_frame(now, e.reason);
+            }
         }
         self.shared.log.cause = Cause::Call;
         self.frames_in
     }
 
     fn on_bad_frame(&mut self, now: Instant, reason: DropReason) {
-        if reason == DropReason::BadChecksum {
-            self.shared.counters.inc(Counter::TcpInCsumErrors);
-            self.shared.counters.inc(Counter::TcpInErrs);
-        }
         self.shared.log.push(now, None, || Decision::Dropped { reason, seq: Seq(0), len: 0 });
+    }
+
+    /// A TCP segment with a wrong checksum. A short one is checked before its socket is looked for; a longer one is counted
+    /// there first (`tcp_v4_rcv`, `skb_checksum_init`).
+    fn on_damaged(&mut self, now: Instant, damaged: Damaged, len: u32) {
+        self.shared.counters.add(Counter::TcpInSegs, u64::from(damaged.segments));
+        self.shared.counters.inc(Counter::TcpInCsumErrors);
+        self.shared.counters.inc(Counter::TcpInErrs);
+        if damaged.tcp_len > CHECKED_AT_ONCE
+            && let Some(&index) = self.by_tuple.get(&(damaged.dst, damaged.src))
+        {
+            self.with(now, index, |t, _| t.on_damaged(damaged.segments, len));
+        }
     }
 
     fn on_packet(&mut self, now: Instant, packet: Packet) {
@@ -315,20 +332,47 @@ impl Stack {
         })
     }
 
-    /// Copies up to `buf.len()` unread bytes without taking them.
+    /// Copies up to `buf.len()` unread bytes without taking them (MSG_PEEK). As in Linux, an ACK that is owed may go out as
+    /// after a read of so much.
+    ///
+    /// # Errors
+    /// As [`Stack::recv_with`].
+    pub fn peek(&mut self, now: Instant, id: SocketId, buf: &mut [u8]) -> Result<usize, SocketError> {
+        let mut at = 0;
+        let max = buf.len();
+        self.call(now, id, |t, cx| {
+            t.peek(cx, max, &mut |piece| {
+                if let Some(to) = buf.get_mut(at..at + piece.len()) {
+                    to.copy_from_slice(piece);
+                }
+                at += piece.len();
+            })
+        })?
+    }
+
+    /// Copies up to `buf.len()` unread bytes for somebody who only looks: unlike [`Stack::peek`], nothing comes of it.
     ///
     /// # Errors
     /// [`SocketError::BadId`] for a socket that is gone or listens.
-    pub fn peek(&self, id: SocketId, buf: &mut [u8]) -> Result<usize, SocketError> {
-        let t = self.tcb(id)?;
+    pub fn unread(&self, id: SocketId, buf: &mut [u8]) -> Result<usize, SocketError> {
         let mut at = 0;
         let max = buf.len();
-        Ok(t.peek(max, &mut |piece| {
+        self.tcb(id)?.look(max, &mut |piece| {
             if let Some(to) = buf.get_mut(at..at + piece.len()) {
                 to.copy_from_slice(piece);
             }
             at += piece.len();
-        }))
+        });
+        Ok(at)
+    }
+
+    /// Says that nothing more will be read: once what is there has been read, the stream ends. What still arrives is
+    /// queued as before (`shutdown(2)` with SHUT_RD).
+    ///
+    /// # Errors
+    /// [`SocketError::BadId`] for a socket that is gone or listens.
+    pub fn shutdown_read(&mut self, now: Instant, id: SocketId) -> Result<(), SocketError> {
+        self.call(now, id, |t, _| t.rcv_shutdown = true)
     }
 
     /// Queues data to send. Returns how much was taken; less than all of it when the send buffer is full.

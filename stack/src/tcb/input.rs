@@ -3,12 +3,12 @@
 //! Answers to (Linux 6.1 and 6.18): `tcp_rcv_established`, `tcp_validate_incoming`, `tcp_sequence`,
 //! `tcp_rcv_state_process`, `tcp_fast_path_check`. RFC 9293 §3.10.7.4, RFC 7323 §5 (PAWS), RFC 5961 §3–5.
 
-use super::{Cx, State, Tcb};
+use super::{Cx, State, Tcb, send::AckVerdict};
 use crate::{
     counters::Counter,
     decision::{AckNow, Decision, DropReason},
     nic::FrameShape,
-    profile::{Acceptance, PawsOldAck, PredictedAck},
+    profile::{Acceptance, ClosingOldAck, PawsOldAck, PredictedAck},
     skb::Skb,
     units::Seq,
     wire::{TcpFlags, TcpSegment},
@@ -41,6 +41,21 @@ impl Tcb {
             seg.payload.clone()
         };
         Skb::new(seg.seq, seg.flags, payload, &layout, (seg.gso_size, seg.gso_segs))
+    }
+
+    /// A segment with a wrong checksum, long enough that only the socket found out. In ESTAB it counts as dropped there.
+    pub(crate) fn on_damaged(&mut self, segments: u16, len: u32) {
+        if matches!(self.state, State::TimeWait | State::Closed) {
+            return;
+        }
+        let n = u32::from(segments.max(1));
+        self.stats.segs_in = self.stats.segs_in.wrapping_add(n);
+        if len > 0 {
+            self.stats.data_segs_in = self.stats.data_segs_in.wrapping_add(n);
+        }
+        if self.state == State::Established {
+            self.mem.sk_drops = self.mem.sk_drops.wrapping_add(n);
+        }
     }
 
     /// A segment for this connection.
@@ -149,9 +164,15 @@ impl Tcb {
     }
 
     fn after_validation(&mut self, cx: &mut Cx<'_>, skb: Skb, seg: &TcpSegment) {
-        if !self.on_ack(cx, seg, false) {
-            self.drop_skb(cx, &skb, DropReason::AckUnsentData);
-            return;
+        match self.on_ack(cx, seg, false) {
+            AckVerdict::New | AckVerdict::Old => {}
+            verdict => {
+                if verdict == AckVerdict::TooOld {
+                    self.send_challenge(cx);
+                }
+                self.drop_skb(cx, &skb, DropReason::AckUnsentData);
+                return;
+            }
         }
         self.measure_rtt_by_timestamp(cx, seg);
         if seg.flags.contains(TcpFlags::URG) {
@@ -334,9 +355,14 @@ impl Tcb {
         if !self.validate(cx, &skb, seg) {
             return;
         }
-        if !self.on_ack(cx, seg, false) {
-            self.drop_skb(cx, &skb, DropReason::AckUnsentData);
-            return;
+        match self.on_ack(cx, seg, false) {
+            AckVerdict::New => {}
+            AckVerdict::Old if cx.shared.profile.closing_old_ack == ClosingOldAck::Accepted => {}
+            _ => {
+                self.send_challenge(cx);
+                self.drop_skb(cx, &skb, DropReason::AckUnsentData);
+                return;
+            }
         }
         if self.snd.fin_acked() {
             match self.state {

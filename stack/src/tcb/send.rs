@@ -30,6 +30,19 @@ pub(crate) struct TxSegment {
     retransmitted: bool,
 }
 
+/// What an acknowledgement is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AckVerdict {
+    /// At least what was known.
+    New,
+    /// Less than was known.
+    Old,
+    /// Less than can be explained by reordering.
+    TooOld,
+    /// More than was sent.
+    Future,
+}
+
 impl TxSegment {
     fn end(&self) -> Seq {
         self.seq + self.payload.len() as u32 + u32::from(self.fin)
@@ -387,20 +400,21 @@ impl Tcb {
         }
     }
 
-    /// What a segment acknowledges, and the window it offers us (`tcp_ack`). False if it acknowledges the future.
-    pub(crate) fn on_ack(&mut self, cx: &mut Cx<'_>, seg: &TcpSegment, pure: bool) -> bool {
+    /// What a segment acknowledges, and the window it offers us (`tcp_ack`).
+    pub(crate) fn on_ack(&mut self, cx: &mut Cx<'_>, seg: &TcpSegment, pure: bool) -> AckVerdict {
         if !seg.flags.contains(TcpFlags::ACK) {
-            return true;
+            return AckVerdict::New;
         }
         if seg.ack.before(self.snd.snd_una) {
-            if seg.ack.before(self.snd.snd_una - self.snd.max_window) {
-                self.send_challenge(cx);
-                return false;
+            // Nobody can acknowledge what was never sent: the window counts only as far as that (RFC 5961 §5.2).
+            let sent = u32::try_from(self.stats.bytes_acked).unwrap_or(u32::MAX);
+            if seg.ack.before(self.snd.snd_una - self.snd.max_window.min(sent)) {
+                return AckVerdict::TooOld;
             }
-            return true;
+            return AckVerdict::Old;
         }
         if seg.ack.after(self.snd.snd_nxt) {
-            return false;
+            return AckVerdict::Future;
         }
         self.replace_ts_recent(cx, seg);
         let window_moved = self.update_peer_window(cx, seg);
@@ -420,7 +434,7 @@ impl Tcb {
             self.duplicate_ack(cx);
         }
         self.rearm(cx);
-        true
+        AckVerdict::New
     }
 
     /// True if the window is another one now.
@@ -460,13 +474,14 @@ impl Tcb {
             if let (Some(at), false) = (first.sent_at, first.retransmitted) {
                 sample = Some(cx.now.since(at).as_micros());
             }
-            let (truesize, len) = (first.truesize, first.payload.len() as u64);
+            let truesize = first.truesize;
             self.snd.queue.pop_front();
             self.snd.unsent -= 1;
-            self.stats.bytes_acked += len;
             self.mem.refund_send(&mut cx.mem(), truesize);
             self.grow_cwnd();
         }
+        // SYN and FIN count like bytes (`tcp_snd_una_update`).
+        self.stats.bytes_acked += u64::from(seg.ack.since(self.snd.snd_una).max(0).unsigned_abs());
         self.snd.snd_una = seg.ack;
         if let Some(us) = sample {
             self.snd.rtt_sample(us);

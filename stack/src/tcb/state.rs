@@ -295,6 +295,7 @@ impl Tcb {
         self.win.furthest_edge = self.rcv_nxt + self.win.rcv_wnd;
         self.win.last_edge = self.rcv_nxt + self.win.rcv_wnd.min(window::MAX_FIELD);
         self.snd.snd_una = seg.ack;
+        self.stats.bytes_acked = 1;
         self.snd.snd_wnd = u32::from(seg.window);
         self.snd.max_window = self.snd.snd_wnd;
         self.snd.snd_wl1 = seg.seq;

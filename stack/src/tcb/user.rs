@@ -76,9 +76,14 @@ impl Tcb {
         if !matches!(self.state, State::Closed | State::TimeWait) {
             self.ack_after_read(cx, copied);
         }
-        if copied > 0 || max == 0 {
+        if copied > 0 || (max == 0 && !self.queue.is_empty()) {
             return Ok(copied as usize);
         }
+        self.nothing_to_read()
+    }
+
+    /// What a read finds that finds no data.
+    fn nothing_to_read(&self) -> Result<usize, SocketError> {
         match (self.fin_received, self.error) {
             (true, _) => Ok(0),
             (false, Some(e)) => Err(e),
@@ -87,22 +92,42 @@ impl Tcb {
         }
     }
 
-    /// Shows up to `max` unread bytes without taking them.
-    pub(crate) fn peek(&self, max: usize, sink: &mut dyn FnMut(&[u8])) -> usize {
+    /// Shows up to `max` unread bytes; nothing else happens.
+    pub(crate) fn look(&self, max: usize, sink: &mut dyn FnMut(&[u8])) -> u32 {
         let mut left = u32::try_from(max).unwrap_or(u32::MAX);
         let (mut at, mut shown) = (self.copied_seq, 0u32);
         for skb in &self.queue {
             let offset = at.since(skb.seq).max(0).unsigned_abs();
             let n = skb.len.saturating_sub(offset).min(left);
+            if n == 0 {
+                break;
+            }
             skb.copy_range(offset, n, &mut *sink);
             at += n;
             shown += n;
             left -= n;
-            if left == 0 {
-                break;
-            }
         }
-        shown as usize
+        shown
+    }
+
+    /// Shows up to `max` unread bytes without taking them. The ACK that is owed is looked at as after a read of so much.
+    pub(crate) fn peek(
+        &mut self,
+        cx: &mut Cx<'_>,
+        max: usize,
+        sink: &mut dyn FnMut(&[u8]),
+    ) -> Result<usize, SocketError> {
+        let shown = self.look(max, sink);
+        if shown > 0 {
+            self.space_adjust(cx);
+        }
+        if !matches!(self.state, State::Closed | State::TimeWait) {
+            self.ack_after_read(cx, shown);
+        }
+        if shown > 0 || (max == 0 && !self.queue.is_empty()) {
+            return Ok(shown as usize);
+        }
+        self.nothing_to_read()
     }
 
     fn note_setting(&self, cx: &mut Cx<'_>, name: &'static str, value: i64) {

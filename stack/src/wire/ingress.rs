@@ -30,11 +30,26 @@ pub struct ParseError {
     pub seq: Seq,
     /// The payload bytes lost, under the same condition.
     pub len: u32,
+    /// The TCP segment whose checksum is wrong.
+    pub damaged: Option<Damaged>,
+}
+
+/// What can be said of a TCP segment with a wrong checksum. Its ports may be damaged too; Linux believes them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Damaged {
+    /// Where it says it comes from.
+    pub src: SocketAddr,
+    /// Where it says it goes.
+    pub dst: SocketAddr,
+    /// Bytes of TCP header and payload.
+    pub tcp_len: u32,
+    /// Segments it stands for.
+    pub segments: u16,
 }
 
 impl ParseError {
     pub(super) fn new(reason: DropReason, what: &'static str) -> Self {
-        ParseError { reason, what, seq: Seq(0), len: 0 }
+        ParseError { reason, what, seq: Seq(0), len: 0, damaged: None }
     }
 }
 
@@ -126,9 +141,25 @@ impl<'a> Arrival<'a> {
         let header_len = usize::from(view.header_len());
         let payload = self.payload(header_len);
         let seq = Seq(view.seq_number().0.cast_unsigned());
+        // A size on a frame that holds no more than one segment means nothing was merged.
+        let gso_segs = match self.meta.gso_size {
+            0 => 1,
+            size => u16::try_from(payload.len().div_ceil(usize::from(size))).unwrap_or(u16::MAX).max(1),
+        };
         if !self.checksum_is_right() {
             let len = to_u32(payload.len());
-            return Err(ParseError { seq, len, ..ParseError::new(DropReason::BadChecksum, "TCP checksum") });
+            let damaged = Some(Damaged {
+                src: SocketAddr::new(self.ip.src, view.src_port()),
+                dst: SocketAddr::new(self.ip.dst, view.dst_port()),
+                tcp_len: to_u32(self.body.len()),
+                segments: gso_segs,
+            });
+            return Err(ParseError {
+                seq,
+                len,
+                damaged,
+                ..ParseError::new(DropReason::BadChecksum, "TCP checksum")
+            });
         }
         let mut flags = TcpFlags::empty();
         for (flag, set) in [
@@ -144,11 +175,6 @@ impl<'a> Arrival<'a> {
         ] {
             flags.set(flag, set);
         }
-        // A size on a frame that holds no more than one segment means nothing was merged.
-        let gso_segs = match self.meta.gso_size {
-            0 => 1,
-            size => u16::try_from(payload.len().div_ceil(usize::from(size))).unwrap_or(u16::MAX).max(1),
-        };
         Ok(Packet::Tcp(TcpSegment {
             link: self.link,
             src: SocketAddr::new(self.ip.src, view.src_port()),

@@ -35,7 +35,7 @@ use core::{fmt, net::IpAddr, net::Ipv6Addr, net::SocketAddr};
 use bytes::Bytes;
 
 pub use self::egress::{EgressError, IpPacket, SegmentOut, reset_for};
-pub use self::ingress::{ParseError, parse};
+pub use self::ingress::{Damaged, ParseError, parse};
 pub use self::options::{MAX_SACK_BLOCKS, OutOptions, TcpOptions, Timestamps};
 pub(crate) use self::{checksum::patch, egress::IpSpec};
 
