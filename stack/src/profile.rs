@@ -302,6 +302,13 @@ behaviours! {
         /// The global one (6.12 and later).
         GlobalOnly = "global",
     }
+    /// An acknowledgement of what was never sent, in ESTAB.
+    FutureAck {
+        /// Dropped without a word.
+        Silent = "silent",
+        /// Challenged (seen on 6.18).
+        Challenged = "challenged",
+    }
     /// An acknowledgement below what is known, while closing.
     ClosingOldAck {
         /// Challenged, and the segment dropped (6.1, 6.6).
@@ -472,6 +479,7 @@ pub struct Profile {
     pub fair_share: FairShare,
     pub duplicate_rehash: DuplicateRehash,
     pub closing_old_ack: ClosingOldAck,
+    pub future_ack: FutureAck,
     pub coalesce: Coalesce,
     pub collapse: Collapse,
     pub clamp_raise: ClampRaise,
@@ -597,6 +605,7 @@ impl Profile {
             fair_share: FairShare::GroupOrGlobal,
             duplicate_rehash: DuplicateRehash::SameStart,
             closing_old_ack: ClosingOldAck::Challenged,
+            future_ack: FutureAck::Silent,
             coalesce: Coalesce::On,
             collapse: Collapse::On,
             clamp_raise: ClampRaise::On,
@@ -647,6 +656,7 @@ impl Profile {
             fair_share: FairShare::GlobalOnly,
             duplicate_rehash: DuplicateRehash::FlowLabel,
             closing_old_ack: ClosingOldAck::Accepted,
+            future_ack: FutureAck::Challenged,
             coalesce: Coalesce::On,
             collapse: Collapse::On,
             clamp_raise: ClampRaise::On,
@@ -781,7 +791,7 @@ impl Profile {
         rtt_average: RttAverage, ato_width: AtoWidth, ato_cap: AtoCap, delack_max: DelackMax,
         paws_old_ack: PawsOldAck, sack_delay: SackDelay, rcvbuf_clamp: RcvbufClamp, backlog_ack: BacklogAck,
         small_head: SmallHead, napi_head: NapiHead, tun_large: TunLarge, fair_share: FairShare,
-        duplicate_rehash: DuplicateRehash, closing_old_ack: ClosingOldAck, coalesce: Coalesce,
+        duplicate_rehash: DuplicateRehash, closing_old_ack: ClosingOldAck, future_ack: FutureAck, coalesce: Coalesce,
         clamp_raise: ClampRaise, initrwnd_ssthresh: InitrwndSsthresh,
     }
 

@@ -250,7 +250,9 @@ impl Stack {
         let cx = Cx { now, shared: &mut self.shared };
         let first = first_window(&cx, &mem, options.window_clamp, mss, wscale, &route);
         let peer_mss = u32::from(o.mss.unwrap_or(536)).max(1);
-        let peer_mss = if options.maxseg > 0 { peer_mss.min(options.maxseg) } else { peer_mss };
+        // TCP_MAXSEG caps what the peer offers, not what is assumed when it offers nothing.
+        let offered = options.maxseg > 0 && seg.options.mss.is_some();
+        let peer_mss = if offered { peer_mss.min(options.maxseg) } else { peer_mss };
         let request = Request {
             listener,
             irs: seg.seq,

@@ -8,7 +8,7 @@ use crate::{
     counters::Counter,
     decision::{AckNow, Decision, DropReason},
     nic::FrameShape,
-    profile::{Acceptance, ClosingOldAck, PawsOldAck, PredictedAck},
+    profile::{Acceptance, ClosingOldAck, FutureAck, PawsOldAck, PredictedAck},
     skb::Skb,
     units::Seq,
     wire::{TcpFlags, TcpSegment},
@@ -96,7 +96,8 @@ impl Tcb {
                 self.note_arrival(cx, &skb, true);
                 self.store_ts_if_current(cx, seg);
                 self.rtt.last_tsecr = seg.options.timestamps.map_or(self.rtt.last_tsecr, |t| t.tsecr);
-                self.on_ack(cx, seg, true);
+                let verdict = self.on_ack(cx, seg, true);
+                self.challenge_ack(cx, verdict);
                 self.push_pending(cx);
                 return;
             }
@@ -154,8 +155,13 @@ impl Tcb {
         let seen = self.queue_rcv(cx, skb);
         self.on_data(cx, &seen, seg);
         if seg.ack != self.snd.snd_una {
-            self.on_ack(cx, seg, true);
+            let verdict = self.on_ack(cx, seg, true);
+            self.challenge_ack(cx, verdict);
             self.push_pending(cx);
+            if !self.ack.flags.contains(super::AckFlags::SCHED) {
+                self.signal_readable(cx);
+                return;
+            }
         } else {
             self.snd.snd_wl1 = seg.seq;
         }
@@ -167,9 +173,7 @@ impl Tcb {
         match self.on_ack(cx, seg, false) {
             AckVerdict::New | AckVerdict::Old => {}
             verdict => {
-                if verdict == AckVerdict::TooOld {
-                    self.send_challenge(cx);
-                }
+                self.challenge_ack(cx, verdict);
                 self.drop_skb(cx, &skb, DropReason::AckUnsentData);
                 return;
             }
@@ -306,7 +310,22 @@ impl Tcb {
         true
     }
 
+    /// Answers an acknowledgement that cannot be (RFC 5961 §5.2), in ESTAB.
+    fn challenge_ack(&mut self, cx: &mut Cx<'_>, verdict: AckVerdict) {
+        let challenged = match verdict {
+            AckVerdict::TooOld => true,
+            AckVerdict::Future => cx.shared.profile.future_ack == FutureAck::Challenged,
+            AckVerdict::New | AckVerdict::Old => false,
+        };
+        if challenged {
+            self.send_challenge(cx);
+        }
+    }
+
     fn challenge_syn(&mut self, cx: &mut Cx<'_>, skb: &Skb) -> bool {
+        if self.state == State::Established {
+            cx.count(Counter::TcpInErrs);
+        }
         cx.count(Counter::TcpExtTCPSYNChallenge);
         self.send_challenge(cx);
         self.drop_skb(cx, skb, DropReason::Challenged);

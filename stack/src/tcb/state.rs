@@ -367,9 +367,6 @@ impl Tcb {
     /// A valid RST (`tcp_reset`).
     pub(crate) fn on_reset(&mut self, cx: &mut Cx<'_>) {
         let error = if self.state == State::CloseWait { SocketError::BrokenPipe } else { SocketError::Reset };
-        if matches!(self.state, State::Established | State::CloseWait) {
-            cx.count(Counter::TcpEstabResets);
-        }
         self.fail(cx, error);
     }
 
@@ -384,6 +381,10 @@ impl Tcb {
     pub(crate) fn done(&mut self, cx: &mut Cx<'_>) {
         if self.state == State::Closed {
             return;
+        }
+        // Not only resets: every way out of these two (`tcp_set_state`).
+        if matches!(self.state, State::Established | State::CloseWait) {
+            cx.count(Counter::TcpEstabResets);
         }
         self.set_state(cx, State::Closed);
         self.timers = [None; 4];

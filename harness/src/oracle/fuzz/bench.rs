@@ -133,6 +133,11 @@ impl Bench for KernelBench {
                 (Verdict::Differs { what, .. }, Some(Verdict::Clean { .. })) => {
                     Verdict::NotRecorded { why: format!("unsteady: {what} differed once and not again") }
                 }
+                (Verdict::Differs { what: once, .. }, Some(Verdict::Differs { what, .. }))
+                    if what != once =>
+                {
+                    Verdict::NotRecorded { why: format!("unsteady: {once} differed once, then {what}") }
+                }
                 (before, Some(Verdict::NotRecorded { .. }) | None) => before,
                 (_, Some(after)) => after,
             };

@@ -254,9 +254,26 @@ impl<'b> Play<'b> {
         Ok(())
     }
 
+    /// The next frame until then (monotonic). Looks up every other tick: a machine that stood still meanwhile, its host busy
+    /// elsewhere, ran its timers late, and that is a slip.
+    fn watch(&mut self, until: i64) -> Result<Option<TcpSegment>, Fail> {
+        let tick = self.bench.clock.tick;
+        loop {
+            let began = clock::now();
+            let slice = until.min(began.saturating_add(tick.saturating_mul(2)));
+            let seen = self.bench.devices.read(self.port, slice).map_err(device_error)?;
+            if clock::now().saturating_sub(slice.max(began)) > tick {
+                self.slips += 1;
+            }
+            if seen.is_some() || slice >= until {
+                return Ok(seen);
+            }
+        }
+    }
+
     /// Writes down frames until then (monotonic), or only those that are there already.
     fn drain(&mut self, rec: &mut Record, until: i64, at: Option<u32>, late: bool) -> Result<(), Fail> {
-        while let Some(s) = self.bench.devices.read(self.port, until).map_err(device_error)? {
+        while let Some(s) = self.watch(until)? {
             if self.options.stop.load(Ordering::Relaxed) {
                 return Err(Fail::Stopped);
             }
@@ -519,7 +536,7 @@ impl<'b> Play<'b> {
                     if !self.cursor.owes(state, received) {
                         break;
                     }
-                    match self.bench.devices.read(self.port, until).map_err(device_error)? {
+                    match self.watch(until)? {
                         Some(s) => self.push(rec, &s, None, true),
                         None => break,
                     }
