@@ -8,9 +8,11 @@
 //! | [`facts`] | what a kernel's configuration changes |
 //! | [`vnet`] | what stands in virtio headers |
 //! | [`live`] | playing scripts to the kernel we run on |
+//! | [`guest`] | the same inside a kernel that is booted for it |
 //! | [`recorder`] | which kernels there are, and recording on any of them |
 
 pub mod facts;
+pub mod guest;
 pub mod live;
 pub mod payload;
 pub mod recorder;
