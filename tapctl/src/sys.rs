@@ -184,6 +184,25 @@ pub(crate) fn sched_fifo(priority: c_int) -> io::Result<()> {
     check(rc)
 }
 
+/// Makes the command begin under SCHED_FIFO and on one CPU, as far as the kernel lets it.
+pub(crate) fn favour(command: &mut Command, priority: c_int, cpu: Option<usize>) {
+    let cpus = cpu.map(|cpu| {
+        let mut set = rustix::thread::CpuSet::new();
+        set.set(cpu);
+        set
+    });
+    let hook = move || {
+        if let Some(set) = &cpus {
+            let _ = rustix::thread::sched_setaffinity(None, set);
+        }
+        let _ = sched_fifo(priority);
+        Ok(())
+    };
+    // SAFETY: the hook runs between fork and exec and makes two system calls on values made before; it
+    // allocates nothing.
+    unsafe { command.pre_exec(hook) };
+}
+
 /// Ignores a signal in this process.
 pub(crate) fn ignore_signal(signal: c_int) {
     // SAFETY: SIG_IGN installs no handler, so no code of ours can run in signal context.

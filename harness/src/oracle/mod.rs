@@ -8,10 +8,9 @@
 //! | [`payload`] | the bytes that scripts carry |
 //! | [`vnet`] | what a frame says of itself to the device |
 //! | [`facts`] | what a kernel's configuration changes |
-//! | [`vnet`] | what stands in virtio headers |
-//! | [`live`] | playing scripts to the kernel we run on |
 //! | [`recorder`] | which kernels there are, and recording on any of them |
 //! | [`live`] | scripts played to the kernel we run on |
+//! | [`guest`] | the same inside a kernel that is booted for it |
 //! | [`replay`] | a trace played to the stack, in virtual time |
 //! | [`diff`] | what is compared, and the first thing that differs |
 //! | [`fuzz`] | random scripts, and small ones that still tell a difference |
@@ -20,6 +19,7 @@ pub mod command;
 pub mod diff;
 pub mod facts;
 pub mod fuzz;
+pub mod guest;
 pub mod live;
 pub mod payload;
 pub mod recorder;

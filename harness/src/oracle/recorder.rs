@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use super::guest::{self, GuestError};
 use super::live::{self, RecordError};
 use super::script::Script;
 use super::trace::Trace;
@@ -56,6 +57,9 @@ pub enum RecorderError {
     /// On the kernel we run on, or reported by a guest.
     #[error(transparent)]
     Record(#[from] RecordError),
+    /// In a guest.
+    #[error(transparent)]
+    Guest(#[from] GuestError),
 }
 
 impl RecorderError {
@@ -69,6 +73,17 @@ impl RecorderError {
             RecorderError::Record(RecordError::CannotTake { .. }) => "the kernel does not take the script",
             RecorderError::Record(RecordError::NoConnection { .. }) => "no connection",
             RecorderError::Record(_) => "input or output failed",
+            RecorderError::Guest(GuestError::Script { why, .. }) if why.contains("past their tick") => {
+                "operations slipped past their ticks in every try"
+            }
+            RecorderError::Guest(GuestError::Script { why, .. }) if why.contains("does not take") => {
+                "the kernel does not take the script"
+            }
+            RecorderError::Guest(GuestError::Script { why, .. }) if why.contains("no connection") => {
+                "no connection"
+            }
+            RecorderError::Guest(GuestError::Ended { .. }) => "the guest died or fell silent",
+            RecorderError::Guest(_) => "the guest failed",
         }
     }
 }
@@ -85,7 +100,9 @@ pub fn record(
 ) -> Result<(), RecorderError> {
     match kernel {
         Kernel::Host => Ok(live::record_batch(scripts, options, &mut |i, r| each(i, r.map_err(Into::into)))?),
-        Kernel::Uml(_) | Kernel::Qemu(_) => Ok(()),
+        Kernel::Uml(_) | Kernel::Qemu(_) => {
+            Ok(guest::record_batch(kernel, scripts, options, &mut |i, r| each(i, r.map_err(Into::into)))?)
+        }
     }
 }
 
@@ -98,13 +115,15 @@ pub struct Options {
     pub command: Option<String>,
     /// Microseconds added to the phase of every operation, so that recorders beside each other do not meet.
     pub phase_us: u32,
+    /// The kernel's configuration, where the kernel itself does not show it: where it was found, and its text.
+    pub config: Option<(String, String)>,
     /// Set to end early; what is recorded by then is kept.
     pub stop: Arc<AtomicBool>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { tries: 5, command: None, phase_us: 0, stop: Arc::default() }
+        Options { tries: 5, command: None, phase_us: 0, config: None, stop: Arc::default() }
     }
 }
 

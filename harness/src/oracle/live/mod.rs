@@ -163,7 +163,7 @@ pub fn record_batch(
     run_in_new_netns(|| {
         let mut limits = limits();
         limits.extend(outside);
-        let mut bench = Bench::new(limits)?;
+        let mut bench = Bench::new(limits, options)?;
         for (i, script) in scripts.iter().enumerate() {
             match bench.record(script, options) {
                 Some(result) => each(i, result),
@@ -202,16 +202,22 @@ fn take_cpu() -> bool {
 }
 
 impl Bench {
-    fn new(limits: BTreeMap<String, String>) -> Result<Self, RecordError> {
+    fn new(limits: BTreeMap<String, String>, options: &Options) -> Result<Self, RecordError> {
         let fifo = take_cpu();
+        let release = rustix::system::uname().release().to_string_lossy().into_owned();
         let length = super::payload::PERIOD + super::script::MAX_SEGMENT as usize;
         let mut bench = Bench {
             clock: Clock::detect(),
             devices: Devices::new()?,
             pins: Pins::default(),
             limits,
-            facts: BuildFacts::detect(),
-            release: rustix::system::uname().release().to_string_lossy().into_owned(),
+            facts: match (BuildFacts::detect(), &options.config) {
+                (facts, Some((file, text))) if facts == BuildFacts::default() => {
+                    BuildFacts::from_config(text, &release, file)
+                }
+                (facts, _) => facts,
+            },
+            release: release.clone(),
             // Recorders in namespaces of their own cannot meet, so any beginning will do.
             port: 20_000,
             fifo,
