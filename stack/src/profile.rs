@@ -685,6 +685,7 @@ impl Profile {
             ato_cap: AtoCap::DelackMax,
             paws_old_ack: PawsOldAck::Answered,
             napi_head: NapiHead::Fragment,
+            future_ack: FutureAck::Silent,
             ..Self::linux_6_18()
         }
     }

@@ -15,6 +15,7 @@ use flate2::write::GzEncoder;
 use super::diff;
 use super::fuzz::bench::{self, KernelBench};
 use super::fuzz::campaign;
+use super::fuzz::generate::{self, Space, Target};
 use super::recorder::{self, Kernel, Options};
 use super::replay::{self, profile_of};
 use super::script::Script;
@@ -40,6 +41,8 @@ pub enum OracleCommand {
     /// The kernel receives on a TAP device in a namespace of its own; its peer is forged. Exit code 1 means that some script
     /// could not be recorded.
     Record(RecordArgs),
+    /// Print the random scripts that a campaign plays, one per line
+    Scripts(ScriptsArgs),
     /// Look for scripts that a live kernel and the stack answer differently
     ///
     /// Scripts are random, a function of the seed and their index. Each is recorded, replayed and compared; one that differs
@@ -96,6 +99,35 @@ pub struct RecordArgs {
     /// Play a script that slipped past its ticks so often
     #[arg(long, value_name = "N", default_value_t = 8)]
     pub tries: u32,
+}
+
+/// Arguments of `rightedge oracle scripts`.
+#[derive(Debug, Args)]
+pub struct ScriptsArgs {
+    /// Seed of the scripts
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    pub seed: u64,
+    /// Index of the first
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub from: u64,
+    /// How many
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub count: u64,
+    /// Ticks per second of the kernel that they are for
+    #[arg(long, value_name = "HZ", default_value_t = 250, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub hz: u32,
+    /// For a kernel with tcp_adv_win_scale (6.1) instead of scaling_ratio
+    #[arg(long)]
+    pub adv_win_scale: bool,
+    /// Ways of opening the device, as in linear,frag,vnet
+    #[arg(long, value_name = "LIST", default_value = "linear,frag,tun")]
+    pub rx_paths: String,
+    /// Scripts in which the application also sends
+    #[arg(long)]
+    pub writes: bool,
+    /// Scripts with metrics on the route to the peer
+    #[arg(long)]
+    pub routes: bool,
 }
 
 /// Arguments of `rightedge oracle fuzz`.
@@ -166,6 +198,7 @@ pub fn main(command: &OracleCommand) -> Result<u8> {
         OracleCommand::Check(args) => check(args),
         OracleCommand::Record(args) => record(args),
         OracleCommand::Fuzz(args) => fuzz(args),
+        OracleCommand::Scripts(args) => scripts(args),
     }
 }
 
@@ -319,6 +352,19 @@ fn stop_flag() -> Result<Arc<AtomicBool>> {
         signal_hook::flag::register(signal, Arc::clone(&stop)).context("cannot handle signals")?;
     }
     Ok(stop)
+}
+
+fn scripts(args: &ScriptsArgs) -> Result<u8> {
+    let rx_paths = bench::rx_paths(&args.rx_paths).map_err(|e| anyhow::anyhow!("--rx-paths: {e}"))?;
+    let space = if args.adv_win_scale { Space::AdvWinScale } else { Space::ScalingRatio };
+    let target = Target { hz: args.hz, space, rx_paths, writes: args.writes, routes: args.routes };
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    for index in args.from..args.from.saturating_add(args.count) {
+        serde_json::to_writer(&mut out, &generate::script(args.seed, index, &target)?.raw)?;
+        writeln!(out)?;
+    }
+    out.flush()?;
+    Ok(EQUAL)
 }
 
 fn fuzz(args: &FuzzArgs) -> Result<u8> {

@@ -532,6 +532,8 @@ impl Rig {
                 ret = Some(returned(self.stack.close(now, id).map(|()| 0)));
                 self.id = None;
             }
+            // The call is on a socket that was closed, or never was.
+            (Some(_), None) => ret = Some(Ret { err: Some("EBADF".to_owned()), ..Ret::default() }),
             _ => {}
         }
         let calls = op.is_some();

@@ -53,7 +53,7 @@ impl Tcb {
             self.win.window_clamp = max.wrapping_sub(advmss).max(2 * advmss);
         }
         self.cut_ssthresh(self.win.window_clamp);
-        self.rcvq.space = self.win.rcv_ssthresh.min(self.win.rcv_wnd).min(10 * advmss).max(1);
+        self.rcvq.space = self.win.rcv_ssthresh.min(self.win.rcv_wnd).min(10 * advmss);
         self.expand_sndbuf(cx);
     }
 
