@@ -24,7 +24,7 @@ impl Settings {
         let path = if target.rx_paths.is_empty() { RxPath::default() } else { d.pick(&target.rx_paths) };
         set(&mut rest, "rx_path", path.to_string());
         if d.percent(15) {
-            set(&mut rest, "mtu", d.pick(&[576, 1280, 1492, 4000, 9000, 65_535]));
+            set(&mut rest, "mtu", d.pick(&[576, 1280, 1492, 4000, 9000, 65_521]));
         }
         if d.percent(15) {
             // Close below 2^32 the numbers wrap, close below 2^31 they change their sign.
