@@ -212,3 +212,14 @@ fn a_super_segment_with_a_virtio_header_is_one_segment() {
     r.push_meta(f, meta);
     assert_eq!((r.count("TcpInSegs") - seen, r.info().segs_in - segs, r.info().rcv_mss), (1, 1, 1460));
 }
+
+#[test]
+fn what_is_out_of_order_stays_charged_after_a_reset() {
+    let mut r = rig("linux-6.1");
+    r.data(5000, 100);
+    let charged = r.info().mem.rmem_alloc;
+    r.inject(0, 0, TcpFlags::RST);
+    assert_eq!((r.info().state, r.info().mem.rmem_alloc, charged > 0), (State::Closed, charged, true));
+    r.stack.close(r.now, r.id).unwrap();
+    assert_eq!(r.stack.memory().0, 0);
+}
