@@ -562,7 +562,7 @@ impl Profile {
             build: KernelBuild { hz: 100, max_header: 80, net_ip_align: 0, max_skb_frags: 17 },
             tcp_rmem_max: 6 << 20,
             rmem_max: 212_992,
-            tcp_rmem_floor: 4096,
+            tcp_rmem_floor: 1,
             comp_sack_slack_ns: 100_000,
             shrink: ShrinkPolicy::Never,
             space: SpaceModel::AdvWinScale,
