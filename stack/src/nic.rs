@@ -70,6 +70,11 @@ impl Driver {
         Self::ALL.iter().find(|(_, n, _)| *n == name).map(|(d, _, _)| *d)
     }
 
+    /// A super-segment counts as one segment: what a virtio header says of it is not trusted, and nobody counts again.
+    pub(crate) fn hides_segments(self) -> bool {
+        self == Driver::TapVnet
+    }
+
     /// The model's name.
     #[must_use]
     pub fn name(self) -> &'static str {

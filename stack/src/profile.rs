@@ -144,9 +144,9 @@ behaviours! {
     }
     /// Which acknowledgment numbers header prediction takes.
     PredictedAck {
-        /// From the oldest unacknowledged byte to the newest sent (6.1, 6.12.117, 7.3).
+        /// From the oldest unacknowledged byte to the newest sent (6.12.117, 7.3.4).
         Within = "within",
-        /// Any that does not acknowledge what was not sent, old ones too (6.18).
+        /// Any that does not acknowledge what was not sent, old ones too (6.1.176, 6.18.44).
         NotBeyond = "not-beyond",
     }
     /// The admission test of `tcp_try_rmem_schedule`.
@@ -581,7 +581,7 @@ impl Profile {
             bare_fin: BareFin::LikeData,
             acceptance: Acceptance::StartInside,
             over_window: OverWindow::Uncounted,
-            predicted_ack: PredictedAck::Within,
+            predicted_ack: PredictedAck::NotBeyond,
             admission: Admission::Charged,
             prune_entry: PruneEntry::AtLimit,
             ofo_prune: OfoPrune::Unconditional,

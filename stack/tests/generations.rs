@@ -71,12 +71,13 @@ fn header_prediction_and_an_old_acknowledgment() {
         rig.data(2 * MSS, MSS as usize);
         (rig.info().mem.rmem_alloc, counts(&rig, ["TCPHPHits", "TCPChallengeACK"]))
     };
-    let taken = (3 * 2304, [0, 0]);
-    assert_eq!(each(|name| run(name, 1)), [taken, taken, (3 * 2304, [1, 0]), taken]);
-    assert_eq!(run("linux-7,predicted_ack=not-beyond", 1), (3 * 2304, [1, 0]));
-    // Older than a window: refused, unless the header was predicted.
-    let refused = (2 * 2304, [0, 1]);
-    assert_eq!(each(|name| run(name, 100_000)), [refused, refused, (3 * 2304, [1, 1]), refused]);
+    // Nothing was sent, so nothing below can be acknowledged: challenged everywhere. Whether the data is taken hangs on
+    // whether the header counts as predicted (measured on 6.1.176, 6.12.117, 6.18.44 and 7.3.4).
+    let (taken, refused) = ((3 * 2304, [1, 1]), (2 * 2304, [0, 1]));
+    for back in [1, 100_000] {
+        assert_eq!(each(|name| run(name, back)), [taken, refused, taken, refused]);
+    }
+    assert_eq!(run("linux-7,predicted_ack=not-beyond", 1), taken);
 }
 
 /// After 60 segments of 500 bytes that nobody read, with a shrinking window: the rig, and the live and the furthest edge.

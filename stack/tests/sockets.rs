@@ -489,8 +489,11 @@ fn rcvlowat_keeps_the_reader_asleep() {
 
 #[test]
 fn a_write_that_was_cut_short_is_told_when_there_is_room() {
-    let mut rig = rig();
-    // tcp_wmem[1] is 16 384; each segment of 1448 is charged 832 more: eight fit.
+    let profile = Profile::linux_6_18();
+    let mut c = config(profile.clone(), Driver::Tun);
+    c.sysctls.set(&profile, "net.ipv4.tcp_wmem", "4096 16384 16384").unwrap();
+    let mut rig = Rig::new(c, ListenOptions::default(), Handshake::default());
+    // The send buffer cannot grow beyond tcp_wmem[2]; each segment of 1448 is charged 832 more: eight fit.
     assert_eq!(rig.stack.send(rig.now, rig.id, &pattern(0, 20_000)), Ok(8 * 1448));
     assert_eq!(rig.stack.send(rig.now, rig.id, &pattern(0, 10)), Ok(0));
     rig.sent();

@@ -67,6 +67,7 @@ fn what_generations_differ_in() {
             "ato_cap=delack-max",
             "paws_old_ack=answered",
             "napi_head=fragment",
+            "future_ack=silent",
             "max_header=176",
         ]
     );

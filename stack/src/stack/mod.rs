@@ -155,7 +155,10 @@ impl Stack {
 
     /// A TCP segment with a wrong checksum. A short one is checked before its socket is looked for; a longer one is counted
     /// there first (`tcp_v4_rcv`, `skb_checksum_init`).
-    fn on_damaged(&mut self, now: Instant, damaged: Damaged, len: u32) {
+    fn on_damaged(&mut self, now: Instant, mut damaged: Damaged, len: u32) {
+        if self.shared.driver.hides_segments() {
+            damaged.segments = 1;
+        }
         self.shared.counters.add(Counter::TcpInSegs, u64::from(damaged.segments));
         self.shared.counters.inc(Counter::TcpInCsumErrors);
         self.shared.counters.inc(Counter::TcpInErrs);
@@ -174,7 +177,10 @@ impl Stack {
         }
     }
 
-    fn on_segment(&mut self, now: Instant, seg: TcpSegment) {
+    fn on_segment(&mut self, now: Instant, mut seg: TcpSegment) {
+        if self.shared.driver.hides_segments() {
+            seg.gso_segs = 1;
+        }
         self.shared.counters.add(Counter::TcpInSegs, u64::from(seg.gso_segs.max(1)));
         let tuple = (seg.dst, seg.src);
         if let Some(&index) = self.by_tuple.get(&tuple) {

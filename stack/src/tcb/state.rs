@@ -377,7 +377,8 @@ impl Tcb {
         self.done(cx);
     }
 
-    /// Nothing more will happen on the wire.
+    /// Nothing more will happen on the wire. What is queued stays charged until the application closes the socket, also
+    /// what nobody can read any more (`tcp_reset`, `tcp_done`).
     pub(crate) fn done(&mut self, cx: &mut Cx<'_>) {
         if self.state == State::Closed {
             return;
@@ -388,7 +389,6 @@ impl Tcb {
         }
         self.set_state(cx, State::Closed);
         self.timers = [None; 4];
-        self.purge_ofo(cx);
         cx.shared.events.push_back(Event::Closed(self.id, self.error));
     }
 

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`generate`] | a seed and an index make a script |
 //! | [`shrink`] | a failing script becomes a small one |
-//! | [`bench`] | a script through a live kernel and through the stack |
+//! | [`mod@bench`] | a script through a live kernel and through the stack |
 //! | [`campaign`] | many scripts on several benches, resumable |
 
 pub mod bench;
