@@ -223,3 +223,32 @@ fn what_is_out_of_order_stays_charged_after_a_reset() {
     r.stack.close(r.now, r.id).unwrap();
     assert_eq!(r.stack.memory().0, 0);
 }
+
+#[test]
+fn an_error_is_told_once_and_a_reset_is_no_drop() {
+    let mut r = rig("linux-6.18");
+    r.data(0, 100);
+    r.inject(100, 0, TcpFlags::RST);
+    assert_eq!(r.info().mem.drops, 0);
+    r.stack.set_option(r.now, r.id, SocketOption::WindowClamp(0)).unwrap();
+    assert_eq!(r.info().window_clamp, 0);
+    assert_eq!(r.stack.shutdown(r.now, r.id), Err(SocketError::NotConnected));
+    assert_eq!(r.read(1 << 20).len(), 100);
+    let mut one = [0u8; 1];
+    assert_eq!(r.stack.recv(r.now, r.id, &mut one), Err(SocketError::Reset));
+    assert_eq!(r.stack.recv(r.now, r.id, &mut one), Ok(0));
+    assert_eq!(r.stack.send(r.now, r.id, &bytes::Bytes::from_static(b"x")), Err(SocketError::BrokenPipe));
+}
+
+#[test]
+fn what_comes_in_time_wait_is_not_this_sockets() {
+    let mut r = rig("linux-6.18");
+    r.stack.shutdown(r.now, r.id).unwrap();
+    r.acked = 1;
+    r.inject(0, 0, ACK | TcpFlags::FIN);
+    let i = r.info();
+    assert_eq!(i.state, State::TimeWait);
+    r.sent();
+    r.inject(0, 0, ACK | TcpFlags::FIN);
+    assert_eq!((r.info().segs_in, r.info().segs_out), (i.segs_in, i.segs_out));
+}

@@ -698,8 +698,8 @@ fn state_number(s: State) -> u64 {
         State::SynSent => 2,
         State::FinWait1 => 4,
         State::FinWait2 => 5,
-        State::TimeWait => 6,
-        State::Closed => 7,
+        // TIME-WAIT is not this socket's: the application's is closed.
+        State::TimeWait | State::Closed => 7,
         State::CloseWait => 8,
         State::LastAck => 9,
         State::Closing => 11,

@@ -436,7 +436,8 @@ impl<'a, W: Wire> Engine<'a, W> {
                 let Ok(info) = self.stack.info(id) else { break };
                 if info.state == State::CloseWait && info.recv_q == 0 {
                     // The reader has come to the end of the stream: it closes its side, as a program would.
-                    self.stack.shutdown(now, id)?;
+                    // Over already: there is nothing to shut.
+                    let _ = self.stack.shutdown(now, id);
                     self.settle(now, SampleEvent::Timer, None)?;
                     break;
                 }

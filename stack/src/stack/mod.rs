@@ -376,9 +376,12 @@ impl Stack {
     /// queued as before (`shutdown(2)` with SHUT_RD).
     ///
     /// # Errors
-    /// [`SocketError::BadId`] for a socket that is gone or listens.
+    /// [`SocketError::BadId`] for a socket that is gone or listens, [`SocketError::NotConnected`] once the connection is over.
     pub fn shutdown_read(&mut self, now: Instant, id: SocketId) -> Result<(), SocketError> {
-        self.call(now, id, |t, _| t.rcv_shutdown = true)
+        self.call(now, id, |t, _| {
+            t.rcv_shutdown = true;
+            if t.is_open() { Ok(()) } else { Err(SocketError::NotConnected) }
+        })?
     }
 
     /// Queues data to send. Returns how much was taken; less than all of it when the send buffer is full.
@@ -389,16 +392,20 @@ impl Stack {
         self.call(now, id, |t, cx| match t.state {
             State::SynSent => Err(SocketError::NotConnected),
             State::Established | State::CloseWait if !t.snd_shutdown => Ok(t.queue_data(cx, data)),
-            _ => Err(t.error.unwrap_or(SocketError::BrokenPipe)),
+            _ => Err(t.error.take().unwrap_or(SocketError::BrokenPipe)),
         })?
     }
 
     /// Says that nothing more will be sent; what arrives can still be read.
     ///
     /// # Errors
-    /// [`SocketError::BadId`] for a socket that is gone or listens.
+    /// [`SocketError::BadId`] for a socket that is gone or listens, [`SocketError::NotConnected`] once the connection is over.
     pub fn shutdown(&mut self, now: Instant, id: SocketId) -> Result<(), SocketError> {
-        self.call(now, id, Tcb::shutdown_send)
+        self.call(now, id, |t, cx| {
+            let open = t.is_open();
+            t.shutdown_send(cx);
+            if open { Ok(()) } else { Err(SocketError::NotConnected) }
+        })?
     }
 
     /// Closes a socket. Unread data turns this into a reset, as in Linux. The id is void afterwards.

@@ -60,12 +60,17 @@ impl Tcb {
 
     /// A segment for this connection.
     pub(crate) fn on_segment(&mut self, cx: &mut Cx<'_>, seg: TcpSegment) {
+        if self.state == State::TimeWait {
+            // In Linux the application's socket is closed by now, and what comes is another's affair.
+            self.rcv_time_wait(cx, &seg);
+            return;
+        }
         self.stats.segs_in = self.stats.segs_in.wrapping_add(u32::from(seg.gso_segs.max(1)));
         if !seg.payload.is_empty() {
             self.stats.data_segs_in = self.stats.data_segs_in.wrapping_add(u32::from(seg.gso_segs.max(1)));
         }
         let skb = Self::build_skb(cx, &seg);
-        if self.owned && self.state != State::TimeWait {
+        if self.owned {
             self.add_backlog(cx, skb, seg);
             return;
         }
@@ -279,6 +284,8 @@ impl Tcb {
             if rst {
                 if self.reset_matches_fin(seg) {
                     self.on_reset(cx);
+                    self.note_drop(cx, DropReason::Reset, skb.seq, skb.len);
+                    return false;
                 }
             } else if syn {
                 return self.challenge_syn(cx, skb);
@@ -297,7 +304,7 @@ impl Tcb {
             let sacked = self.sack.blocks.iter().map(|b| b.end).reduce(Seq::max);
             if seg.seq == self.rcv_nxt || self.reset_matches_fin(seg) || sacked == Some(seg.seq) {
                 self.on_reset(cx);
-                self.drop_skb(cx, skb, DropReason::Reset);
+                self.note_drop(cx, DropReason::Reset, skb.seq, skb.len);
             } else {
                 self.send_challenge(cx);
                 self.drop_skb(cx, skb, DropReason::Challenged);

@@ -363,7 +363,9 @@ impl Tcb {
         }
         cx.shared.emit(cx.now, &out, id);
         cx.shared.log.end_tx();
-        self.stats.segs_out = self.stats.segs_out.wrapping_add(1);
+        if self.state != State::TimeWait {
+            self.stats.segs_out = self.stats.segs_out.wrapping_add(1);
+        }
         if flags.contains(TcpFlags::ACK) {
             self.on_ack_sent(cx);
         }

@@ -83,12 +83,17 @@ impl Tcb {
     }
 
     /// What a read finds that finds no data.
-    fn nothing_to_read(&self) -> Result<usize, SocketError> {
-        match (self.fin_received, self.error) {
-            (true, _) => Ok(0),
-            (false, Some(e)) => Err(e),
-            (false, None) if self.rcv_shutdown || self.state == State::Closed => Ok(0),
-            (false, None) => Err(SocketError::WouldBlock),
+    fn nothing_to_read(&mut self) -> Result<usize, SocketError> {
+        if !self.fin_received
+            && let Some(e) = self.error.take()
+        {
+            // Told once (`sock_error`).
+            return Err(e);
+        }
+        if self.fin_received || self.rcv_shutdown || self.state == State::Closed {
+            Ok(0)
+        } else {
+            Err(SocketError::WouldBlock)
         }
     }
 
@@ -186,16 +191,25 @@ impl Tcb {
 
     /// TCP_WINDOW_CLAMP.
     pub(crate) fn set_clamp_option(&mut self, cx: &mut Cx<'_>, value: u32) -> Result<(), SocketError> {
-        if value == 0 {
+        if value == 0 && self.is_open() {
             return Err(SocketError::Invalid {
                 what: "TCP_WINDOW_CLAMP",
                 value: 0,
                 takes: "at least 1 once connected",
             });
         }
-        self.set_window_clamp(value);
+        if value == 0 {
+            self.win.window_clamp = 0;
+        } else {
+            self.set_window_clamp(value);
+        }
         self.note_setting(cx, "TCP_WINDOW_CLAMP", i64::from(value));
         Ok(())
+    }
+
+    /// Not over: neither closed nor in TIME-WAIT, which in Linux is no longer this socket's.
+    pub(crate) fn is_open(&self) -> bool {
+        !matches!(self.state, State::Closed | State::TimeWait)
     }
 
     /// TCP_QUICKACK: 1 leaves ping-pong mode and sends what a read would have sent; 0 enters it.
