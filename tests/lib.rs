@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
 pub mod hostile;
+pub mod library;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -101,11 +101,9 @@ impl KernelBench {
     fn verdict(&self, trace: &Trace) -> Verdict {
         match judge(trace, self.profile.as_deref()) {
             Ok((all, _)) if all.is_empty() => Verdict::Clean { ops: trace.records.len() as u64 },
-            Ok((all, _)) if read_outlasts_round_trip(trace, &all) => Verdict::NotRecorded {
-                why:
-                    "a read took longer than the receiver's round trip: how much of it autotuning saw is luck"
-                        .to_owned(),
-            },
+            Ok((all, _)) if clock_decides(trace, &all).is_some() => {
+                Verdict::NotRecorded { why: clock_decides(trace, &all).unwrap_or_default().to_owned() }
+            }
             Ok((all, report)) => {
                 let mut trace_jsonl = Vec::new();
                 // Into memory: it cannot fail.
