@@ -385,6 +385,7 @@ impl Tcb {
             let pushed = self.ack.flags.contains(AckFlags::PUSHED2)
                 || (self.ack.flags.contains(AckFlags::PUSHED) && !self.in_pingpong(cx));
             if unacked > self.rcv_mss || (copied > 0 && pushed && self.mem.sk_rmem_alloc == 0) {
+                self.clock = cx.now;
                 self.send_ack(cx, AckNow::AfterRead);
                 return;
             }
@@ -394,6 +395,7 @@ impl Tcb {
             if 2 * u64::from(current) <= u64::from(self.win.window_clamp) {
                 let new = self.raw_window(cx).window;
                 if new > 0 && u64::from(new) >= 2 * u64::from(current) {
+                    self.clock = cx.now;
                     self.send_ack(cx, AckNow::WindowUpdate);
                 }
             }

@@ -422,7 +422,10 @@ impl Tcb {
         if self.rcv_shutdown && seg.seq_len() > 0 && (skb.end_seq - fin).after(self.rcv_nxt) {
             // New data for a reader that is gone or behind the peer's own FIN: the answer is a RST, as to a segment
             // for nobody (RFC 1122 §4.2.2.13).
-            cx.count(Counter::TcpExtTCPAbortOnData);
+            // While the peer's FIN is waited for in place of the socket, there is no connection to abort.
+            if self.timer(super::Timer::Linger).is_none() {
+                cx.count(Counter::TcpExtTCPAbortOnData);
+            }
             self.note_drop(cx, DropReason::AfterClose, skb.seq, skb.len);
             self.on_reset(cx);
             cx.shared.reset(cx.now, seg);
