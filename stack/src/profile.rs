@@ -309,13 +309,6 @@ behaviours! {
         /// Challenged (seen on 6.18).
         Challenged = "challenged",
     }
-    /// An acknowledgement below what is known, while closing.
-    ClosingOldAck {
-        /// Challenged, and the segment dropped (6.1, 6.6).
-        Challenged = "challenged",
-        /// Let pass (6.12 and later).
-        Accepted = "accepted",
-    }
     /// Which old data is taken for a sign that ACKs do not get through (`tcp_rcv_spurious_retrans`).
     DuplicateRehash {
         /// Data that begins where the last D-SACK did (6.1).
@@ -478,7 +471,6 @@ pub struct Profile {
     pub tun_large: TunLarge,
     pub fair_share: FairShare,
     pub duplicate_rehash: DuplicateRehash,
-    pub closing_old_ack: ClosingOldAck,
     pub future_ack: FutureAck,
     pub coalesce: Coalesce,
     pub collapse: Collapse,
@@ -570,7 +562,7 @@ impl Profile {
             build: KernelBuild { hz: 100, max_header: 80, net_ip_align: 0, max_skb_frags: 17 },
             tcp_rmem_max: 6 << 20,
             rmem_max: 212_992,
-            tcp_rmem_floor: 4096,
+            tcp_rmem_floor: 1,
             comp_sack_slack_ns: 100_000,
             shrink: ShrinkPolicy::Never,
             space: SpaceModel::AdvWinScale,
@@ -604,7 +596,6 @@ impl Profile {
             tun_large: TunLarge::Linear,
             fair_share: FairShare::GroupOrGlobal,
             duplicate_rehash: DuplicateRehash::SameStart,
-            closing_old_ack: ClosingOldAck::Challenged,
             future_ack: FutureAck::Silent,
             coalesce: Coalesce::On,
             collapse: Collapse::On,
@@ -655,7 +646,6 @@ impl Profile {
             tun_large: TunLarge::HighOrder,
             fair_share: FairShare::GlobalOnly,
             duplicate_rehash: DuplicateRehash::FlowLabel,
-            closing_old_ack: ClosingOldAck::Accepted,
             future_ack: FutureAck::Challenged,
             coalesce: Coalesce::On,
             collapse: Collapse::On,
@@ -792,7 +782,7 @@ impl Profile {
         rtt_average: RttAverage, ato_width: AtoWidth, ato_cap: AtoCap, delack_max: DelackMax,
         paws_old_ack: PawsOldAck, sack_delay: SackDelay, rcvbuf_clamp: RcvbufClamp, backlog_ack: BacklogAck,
         small_head: SmallHead, napi_head: NapiHead, tun_large: TunLarge, fair_share: FairShare,
-        duplicate_rehash: DuplicateRehash, closing_old_ack: ClosingOldAck, future_ack: FutureAck, coalesce: Coalesce,
+        duplicate_rehash: DuplicateRehash, future_ack: FutureAck, coalesce: Coalesce,
         clamp_raise: ClampRaise, initrwnd_ssthresh: InitrwndSsthresh,
     }
 

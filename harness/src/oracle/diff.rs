@@ -54,6 +54,7 @@ pub const EXCLUDED: &[(&str, &str)] = &[
     ("cnt.TcpExtTCPOrigDataSent", "what the receiver sends"),
     ("cnt.TcpExtTCPDelivered", "what the receiver sends"),
     ("cnt.TcpExtTCPHystart*", "congestion control"),
+    ("cnt.TcpExtTCPLostRetransmit", "loss recovery of what the receiver sends"),
     ("cnt.TcpExtTCPAutoCorking", "what the receiver sends"),
 ];
 
@@ -309,4 +310,75 @@ fn table(all: &[Difference], left: &str, right: &str) -> Table {
         t.add_row([Cell::new(kind), Cell::new(n), Cell::new(d.record), cell(&d.left), cell(&d.right)]);
     }
     t
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TRACE: &str = r#"{"header":{"script":{"name":"t"},"kernel":"6.18.1","tick_ms":4,"sysctl":{"net.ipv4.tcp_comp_sack_nr":"0"}}}
+{"i":0,"op":{"op":"read"},"rx":[{"flags":"A","ack":5,"win":9,"late":true}],"ret":{"n":1},"inq":3,"clamp":7,"info":{"ato":40,"snd_cwnd":10,"rcv_mss":536},"mem":{"rmem_alloc":1,"optmem":0},"cnt":{"TcpInSegs":1,"TcpExtTCPDelivered":2},"vol":{"rx_ms":[8.1]}}
+"#;
+
+    fn trace(text: &str) -> Trace {
+        Trace::read_all("t", text.as_bytes()).unwrap().remove(0)
+    }
+
+    /// What differs when `from` is `to` in the second trace.
+    fn with(from: &str, to: &str) -> Vec<String> {
+        assert!(TRACE.contains(from), "{from}");
+        let all = compare(&trace(TRACE), &trace(&TRACE.replace(from, to)));
+        all.into_iter().map(|d| d.field).collect()
+    }
+
+    #[test]
+    fn every_field_counts() {
+        for (from, to, field) in [
+            ("\"ack\":5", "\"ack\":6", "rx[0].ack"),
+            ("\"win\":9", "\"win\":8", "rx[0].win"),
+            ("\"flags\":\"A\"", "\"flags\":\"AP\"", "rx[0].flags"),
+            (",\"late\":true", ",\"at\":0", "rx[0].at"),
+            ("\"ret\":{\"n\":1}", "\"ret\":{\"err\":\"EAGAIN\"}", "ret"),
+            ("\"inq\":3", "\"inq\":4", "inq"),
+            ("\"clamp\":7", "\"clamp\":8", "clamp"),
+            ("\"rcv_mss\":536", "\"rcv_mss\":535", "info.rcv_mss"),
+            ("\"rmem_alloc\":1", "\"rmem_alloc\":2", "mem.rmem_alloc"),
+            ("\"TcpInSegs\":1", "\"TcpInSegs\":2", "cnt.TcpInSegs"),
+            ("\"TcpInSegs\":1,", "", "cnt.TcpInSegs"),
+            ("\"ato\":40,", "", "info.ato"),
+            ("[8.1]", "[16.0]", "rx[0].tick"),
+        ] {
+            assert_eq!(with(from, to).first().map(String::as_str), Some(field), "{from} {to}");
+        }
+        assert_eq!(with("{\"flags\":\"A\",\"ack\":5,\"win\":9,\"late\":true}", ""), ["rx"]);
+    }
+
+    #[test]
+    fn what_is_excluded_does_not_count() {
+        for (from, to) in [
+            ("\"snd_cwnd\":10", "\"snd_cwnd\":11"),
+            ("\"optmem\":0", "\"optmem\":5"),
+            ("\"TcpExtTCPDelivered\":2", "\"TcpExtTCPDelivered\":3"),
+            // A timer may run one tick later.
+            ("[8.1]", "[12.3]"),
+            ("[8.1]", "[4.3]"),
+        ] {
+            assert_eq!(with(from, to), Vec::<String>::new(), "{from} {to}");
+        }
+        assert!(excluded("info.total_rto_time").is_some() && excluded("info.rcv_wnd").is_none());
+    }
+
+    #[test]
+    fn a_trace_that_ends_early_differs() {
+        let short = TRACE.lines().next().unwrap();
+        let all = compare(&trace(TRACE), &trace(short));
+        assert_eq!((key(&all).as_str(), all[0].left.as_str()), ("records", "1"));
+    }
+
+    #[test]
+    fn kinds_have_no_numbers() {
+        let d =
+            Difference { record: 0, field: "rx[12].win".into(), left: String::new(), right: String::new() };
+        assert_eq!(d.kind(), "rx.win");
+    }
 }

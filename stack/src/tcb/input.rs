@@ -8,7 +8,7 @@ use crate::{
     counters::Counter,
     decision::{AckNow, Decision, DropReason},
     nic::FrameShape,
-    profile::{Acceptance, ClosingOldAck, FutureAck, PawsOldAck, PredictedAck},
+    profile::{Acceptance, FutureAck, PawsOldAck, PredictedAck},
     skb::Skb,
     units::Seq,
     wire::{TcpFlags, TcpSegment},
@@ -382,9 +382,8 @@ impl Tcb {
             return;
         }
         match self.on_ack(cx, seg, false) {
-            AckVerdict::New => {}
-            AckVerdict::Old if cx.shared.profile.closing_old_ack == ClosingOldAck::Accepted => {}
-            _ => {
+            AckVerdict::New | AckVerdict::Old => {}
+            AckVerdict::TooOld | AckVerdict::Future => {
                 self.send_challenge(cx);
                 self.drop_skb(cx, &skb, DropReason::AckUnsentData);
                 return;
@@ -395,7 +394,7 @@ impl Tcb {
                 State::FinWait1 => {
                     self.set_state(cx, State::FinWait2);
                     self.snd_shutdown = true;
-                    if self.orphan {
+                    if self.orphan && !seg.flags.contains(TcpFlags::FIN) {
                         self.start_fin_timeout(cx);
                     }
                 }

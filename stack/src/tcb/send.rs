@@ -53,6 +53,8 @@ impl TxSegment {
 #[derive(Clone, Debug)]
 pub(crate) struct SendState {
     pub(crate) iss: Seq,
+    /// When the first SYN went out.
+    pub(crate) syn_sent_at: Option<Instant>,
     pub(crate) snd_una: Seq,
     pub(crate) snd_nxt: Seq,
     pub(crate) snd_wnd: u32,
@@ -103,6 +105,7 @@ impl SendState {
     pub(crate) fn new(iss: Seq, rto_min_us: u64, cwnd: u32) -> Self {
         SendState {
             iss,
+            syn_sent_at: None,
             snd_una: iss,
             snd_nxt: iss,
             short_end: iss,
@@ -220,7 +223,9 @@ impl Tcb {
                 _ => 0,
             };
             let n = if room > 0 { room } else { mss }.min(left);
-            let truesize = if room > 0 { 0 } else { head as usize }.saturating_add(n).min(1 << 24) as i32;
+            // The pieces of one write share a head: Linux cuts only what it sends.
+            let own_head = room == 0 && taken == 0;
+            let truesize = if own_head { head as usize } else { 0 }.saturating_add(n).min(1 << 24) as i32;
             if self.snd.queue.is_empty() {
                 // The first segment always finds memory, or nobody would ever say that there is some again.
                 self.mem.schedule_forced(&mut cx.mem(), truesize);
@@ -552,8 +557,12 @@ impl Tcb {
         }
         if self.timer(Timer::Retransmit).is_none() {
             let backoff = self.snd.backoff.max(self.snd.probe_backoff).min(30);
-            let us = self.snd.rto_us.saturating_mul(1 << backoff).min(RTO_MAX_US);
-            self.set_timer(Timer::Retransmit, Some(cx.now + Duration::from_micros(us)));
+            // Whole ticks, doubled as such, then the wheel, as for every timer of the kernel.
+            let hz = u64::from(cx.shared.tick.hz());
+            let in_ticks = |us: u64| us.saturating_mul(hz).div_ceil(1_000_000);
+            let ticks = in_ticks(self.snd.rto_us).saturating_mul(1 << backoff).min(in_ticks(RTO_MAX_US));
+            let due = cx.shared.timer_instant(cx.now, cx.jiffies() + ticks);
+            self.set_timer(Timer::Retransmit, Some(due));
         }
     }
 
@@ -570,6 +579,9 @@ impl Tcb {
         if tries >= retries
             && (self.state == State::SynSent || gone >= Duration::from_secs(u64::from(retries)))
         {
+            if self.snd.unsent > 0 || self.state == State::SynSent {
+                cx.count(Counter::TcpExtTCPTimeouts);
+            }
             cx.count(Counter::TcpExtTCPAbortOnTimeout);
             self.fail(cx, crate::SocketError::TimedOut);
             return;

@@ -250,6 +250,7 @@ impl Tcb {
     pub(crate) fn send_syn(&mut self, cx: &mut Cx<'_>) {
         let iss = self.snd.iss;
         self.snd.snd_nxt = iss + 1;
+        self.snd.syn_sent_at.get_or_insert(cx.now);
         self.transmit(cx, iss, TcpFlags::SYN, &[]);
     }
 
@@ -274,10 +275,9 @@ impl Tcb {
             return;
         }
         if self.snd.backoff == 0
-            && let Some(sent) = self.timer(Timer::Retransmit)
+            && let Some(sent) = self.snd.syn_sent_at
         {
-            let since = self.snd.rto_us.saturating_sub(sent.since(cx.now).as_micros());
-            self.snd.rtt_sample(since);
+            self.snd.rtt_sample(cx.now.since(sent).as_micros());
         }
         self.set_timer(Timer::Retransmit, None);
         self.snd.backoff = 0;
@@ -394,13 +394,21 @@ impl Tcb {
 
     pub(crate) fn enter_time_wait(&mut self, cx: &mut Cx<'_>) {
         self.set_state(cx, State::TimeWait);
-        cx.count(Counter::TcpExtTW);
+        if self.timer(Timer::Linger).is_none() {
+            cx.count(Counter::TcpExtTW);
+        }
         self.timers = [None; 4];
         self.set_timer(Timer::Linger, Some(cx.now + TIME_WAIT));
     }
 
-    pub(crate) fn start_fin_timeout(&mut self, cx: &Cx<'_>) {
+    /// Nobody reads any more: the peer's FIN is waited for, but not for ever. Linux does that as it does TIME-WAIT, in place
+    /// of the socket, and counts it as such, unless the wait is longer.
+    pub(crate) fn start_fin_timeout(&mut self, cx: &mut Cx<'_>) {
         let timeout = Duration::from_secs(u64::from(cx.shared.sysctl.tcp_fin_timeout));
+        if timeout > TIME_WAIT {
+            return self.set_timer(Timer::Linger, Some(cx.now + timeout));
+        }
+        cx.count(Counter::TcpExtTW);
         self.set_timer(Timer::Linger, Some(cx.now + timeout));
     }
 

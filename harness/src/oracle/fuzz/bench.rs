@@ -72,31 +72,39 @@ pub fn judge(trace: &Trace, profile: Option<&str>) -> Result<(Vec<diff::Differen
     Ok((all, report))
 }
 
-/// Is the first difference one that the kernel's clock makes within a read? Autotuning asks after every buffer whether a
-/// round trip has passed. Bursts written back to back teach the receiver a round trip of some microseconds; a read then lasts
-/// longer than that, and where in it the question is answered with yes hangs on the machine's speed. The replay's reads
-/// take no time.
-fn read_outlasts_round_trip(trace: &Trace, all: &[diff::Difference]) -> bool {
-    let Some(first) = all.first() else { return false };
-    let Some(rec) = usize::try_from(first.record).ok().and_then(|i| trace.records.get(i)) else {
-        return false;
-    };
-    let tuned = all.iter().take_while(|d| d.record == first.record).any(|d| d.field == "info.rcv_space");
+/// Is the first difference one that the kernel's clock makes, and not its rules? Why, if it is.
+///
+/// Bursts written back to back teach the receiver a round trip of some microseconds. Autotuning asks after every buffer of a
+/// read whether a round trip has passed: when the read lasts longer than that, where in it the answer turns to yes hangs on
+/// the machine's speed, while the replay's reads take no time. And with `tcp_rcvbuf_low_rtt` (6.19 and later) the round trip
+/// itself scales the budget, with the microseconds between a write to the device and the kernel's look at its clock.
+fn clock_decides(trace: &Trace, all: &[diff::Difference]) -> Option<&'static str> {
+    let first = all.first()?;
+    let rec = usize::try_from(first.record).ok().and_then(|i| trace.records.get(i))?;
+    let differs = |field: &str| all.iter().take_while(|d| d.record == first.record).any(|d| d.field == field);
     let took_us = (rec.vol.end_ms - rec.vol.t_ms) * 1000.0;
     let round_trip = rec.vol.info.get("rcv_rtt").copied().unwrap_or(0);
-    tuned && rec.op_name() == "read" && round_trip > 0 && (round_trip as f64) < took_us
+    if rec.op_name() != "read" || round_trip == 0 {
+        return None;
+    }
+    let low = trace.header.sysctl.get("net.ipv4.tcp_rcvbuf_low_rtt").and_then(|v| v.parse::<u64>().ok());
+    if differs("info.rcv_space") && (round_trip as f64) < took_us {
+        Some("a read took longer than the receiver's round trip: how much of it autotuning saw is luck")
+    } else if differs("mem.rcvbuf") && low.is_some_and(|low| round_trip < low) {
+        Some("the receiver's round trip is below tcp_rcvbuf_low_rtt: its microseconds scale sk_rcvbuf")
+    } else {
+        None
+    }
 }
 
 impl KernelBench {
     fn verdict(&self, trace: &Trace) -> Verdict {
         match judge(trace, self.profile.as_deref()) {
             Ok((all, _)) if all.is_empty() => Verdict::Clean { ops: trace.records.len() as u64 },
-            Ok((all, _)) if read_outlasts_round_trip(trace, &all) => Verdict::NotRecorded {
-                why:
-                    "a read took longer than the receiver's round trip: how much of it autotuning saw is luck"
-                        .to_owned(),
-            },
             Ok((all, report)) => {
+                if let Some(why) = clock_decides(trace, &all) {
+                    return Verdict::NotRecorded { why: why.to_owned() };
+                }
                 let mut trace_jsonl = Vec::new();
                 // Into memory: it cannot fail.
                 let _ = trace.write(&mut trace_jsonl);

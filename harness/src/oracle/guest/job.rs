@@ -197,6 +197,7 @@ mod tests {
             tries: 3,
             phase_us: 500,
             command: Some("rightedge".to_owned()),
+            config: Some(("--showconfig".to_owned(), "CONFIG_HZ=100".to_owned())),
             modules: vec!["/m/a.ko".into()],
             module_dirs: Vec::new(),
         };
