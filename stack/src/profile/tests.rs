@@ -87,7 +87,7 @@ fn what_generations_differ_in() {
         ]
     );
     let defaults = |p: &Profile| (p.tcp_rmem_max, p.rmem_max, p.tcp_rmem_floor, p.comp_sack_slack_ns);
-    assert_eq!(defaults(&Profile::linux_6_1()), (6 << 20, 212_992, 4096, 100_000));
+    assert_eq!(defaults(&Profile::linux_6_1()), (6 << 20, 212_992, 1, 100_000));
     assert_eq!(defaults(&Profile::linux_6_12()), (6 << 20, 212_992, 4096, 100_000));
     assert_eq!(defaults(&Profile::linux_6_18()), (32 << 20, 4 << 20, 1, 100_000));
     assert_eq!(defaults(&Profile::linux_7()), (32 << 20, 4 << 20, 4096, 10_000));

@@ -394,7 +394,9 @@ impl Tcb {
                 State::FinWait1 => {
                     self.set_state(cx, State::FinWait2);
                     self.snd_shutdown = true;
-                    if self.orphan && !seg.flags.contains(TcpFlags::FIN) {
+                    // A FIN ends the wait at once, and new data ends the connection: see below.
+                    let fin = seg.flags.contains(TcpFlags::FIN);
+                    if self.orphan && !fin && !(skb.len > 0 && skb.end_seq.after(self.rcv_nxt)) {
                         self.start_fin_timeout(cx);
                     }
                 }

@@ -28,6 +28,8 @@ mod state;
 mod tests;
 mod user;
 
+pub(crate) use ofo::OFO_TIES;
+
 use core::net::SocketAddr;
 use std::collections::VecDeque;
 
@@ -344,9 +346,9 @@ impl Tcb {
         self.rcv_nxt.since(self.copied_seq).max(0).unsigned_abs().saturating_sub(fin)
     }
 
-    /// Key of a sequence number in the out-of-order queue.
+    /// First key of a sequence number in the out-of-order queue: buffers that begin at the same place have one each.
     pub(crate) fn ofo_key(&self, seq: Seq) -> u64 {
-        self.rcv_nxt64.wrapping_add_signed(i64::from(seq.since(self.rcv_nxt)))
+        self.rcv_nxt64.wrapping_add_signed(i64::from(seq.since(self.rcv_nxt))) << OFO_TIES
     }
 
     /// Moves rcv_nxt to `seq` (`tcp_rcv_nxt_update`).

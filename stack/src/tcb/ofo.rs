@@ -18,6 +18,10 @@ const HEIGHT: usize = 64;
 /// Keys that a search passes, the root first.
 pub(crate) type Path = ArrayVec<u64, HEIGHT>;
 
+/// Bits of a key that tell buffers with the same first byte apart. Only a collapse makes such: what it copied from a longer
+/// buffer may begin where a shorter one, which it had no need of, stays.
+pub(crate) const OFO_TIES: u32 = 8;
+
 /// Out-of-order segments by the 64-bit position of their first byte.
 #[derive(Debug, Default)]
 pub(crate) struct OfoQueue {
@@ -71,6 +75,12 @@ impl OfoQueue {
     /// Gives a segment its place in the tree before it is inserted: what it covers is taken out afterwards.
     pub(crate) fn place(&mut self, key: u64) {
         self.shape.insert(key);
+    }
+
+    /// A key for a buffer that begins where `key` says, to the right of those that do too.
+    pub(crate) fn free_key(&self, key: u64) -> u64 {
+        let ties = (1 << OFO_TIES) - 1;
+        self.map.range(key..=key | ties).next_back().map_or(key, |(k, _)| (k + 1).min(key | ties))
     }
 
     pub(crate) fn insert(&mut self, key: u64, skb: Skb) {

@@ -214,20 +214,30 @@ impl Tcb {
         for Range { first, last, start, end } in worthwhile(&self.ofo, patience, chunk) {
             let keys: Vec<u64> = self.ofo.keys(first..=last).collect();
             let list: VecDeque<Skb> = keys.iter().filter_map(|k| self.ofo.vacate(*k)).collect();
+            let mut staying: VecDeque<(Seq, u64)> = list.iter().map(|s| s.seq).zip(keys).collect();
             let bytes = |list: &VecDeque<Skb>| list.iter().map(|s| u64::from(s.len)).sum::<u64>();
             let held = bytes(&list);
             let (list, work) = self.rewrite(cx, list, rule, start, end);
             self.ofo_bytes = (self.ofo_bytes + bytes(&list)).saturating_sub(held);
             total.add(&work);
-            // Linux links what it made when all that it copied from is unlinked.
             for seq in &work.gone {
-                self.ofo.forget(self.ofo_key(*seq));
+                let at = staying.iter().position(|(s, _)| s == seq);
+                if let Some((_, key)) = at.and_then(|at| staying.remove(at)) {
+                    self.ofo.forget(key);
+                }
             }
-            for seq in &work.fresh {
-                self.ofo.place(self.ofo_key(*seq));
+            // Linux links what it made when all that it copied from is unlinked.
+            let (mut made, mut kept) = (Vec::new(), staying.into_iter());
+            for (i, skb) in list.into_iter().enumerate() {
+                if (work.first_made..work.first_made + work.made as usize).contains(&i) {
+                    made.push(skb);
+                } else if let Some((_, key)) = kept.next() {
+                    self.ofo.insert(key, skb);
+                }
             }
-            for skb in list {
-                self.ofo.insert(self.ofo_key(skb.seq), skb);
+            for skb in made {
+                let key = self.ofo.free_key(self.ofo_key(skb.seq));
+                self.ofo.insert(key, skb);
             }
         }
         self.note_work(cx, QueueKind::OutOfOrder, &total, before);
@@ -263,6 +273,7 @@ impl Tcb {
         };
         let Some(begin) = begin else { return (old, work) };
         let mut new: VecDeque<Skb> = old.drain(..begin).collect();
+        work.first_made = new.len();
         // Phase two: copy everything that follows, chunk by chunk.
         let mut current = old.pop_front();
         'chunks: while start.before(end) {
@@ -272,7 +283,6 @@ impl Tcb {
             let mut fresh = new_chunk(&cx.shared.profile, start, flags, room);
             self.mem.charge(fresh.truesize);
             work.made += 1;
-            work.fresh.push(start);
             let mut left = room;
             while let Some(skb) = current.as_ref() {
                 let offset = start.since(skb.seq).max(0).unsigned_abs();
@@ -359,9 +369,10 @@ struct Work {
     freed: u32,
     made: u32,
     copied: u64,
-    /// Where buffers began that were freed, and where new ones begin.
+    /// Where buffers began that were freed, in order.
     gone: Vec<Seq>,
-    fresh: Vec<Seq>,
+    /// Place of the first new one in the list.
+    first_made: usize,
 }
 
 impl Work {

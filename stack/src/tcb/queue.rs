@@ -300,6 +300,9 @@ impl Tcb {
                     self.dsack_extend(cx, met_seq, met_end);
                     cx.count(Counter::TcpExtTCPOFOMerge);
                     let old = self.ofo.vacate(at);
+                    if at != key {
+                        self.ofo.forget(at);
+                    }
                     self.free_covered(cx, old);
                     break;
                 }

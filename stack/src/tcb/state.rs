@@ -101,7 +101,7 @@ impl Tcb {
             rcv_nxt: Seq(0),
             copied_seq: Seq(0),
             // Half the space on either side: keys below rcv_nxt stay positive.
-            rcv_nxt64: 1 << 62,
+            rcv_nxt64: 1 << 40,
             queue: VecDeque::new(),
             ofo: super::OfoQueue::default(),
             ofo_bytes: 0,

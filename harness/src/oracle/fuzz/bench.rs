@@ -101,10 +101,10 @@ impl KernelBench {
     fn verdict(&self, trace: &Trace) -> Verdict {
         match judge(trace, self.profile.as_deref()) {
             Ok((all, _)) if all.is_empty() => Verdict::Clean { ops: trace.records.len() as u64 },
+            Ok((all, _)) if clock_decides(trace, &all).is_some() => {
+                Verdict::NotRecorded { why: clock_decides(trace, &all).unwrap_or_default().to_owned() }
+            }
             Ok((all, report)) => {
-                if let Some(why) = clock_decides(trace, &all) {
-                    return Verdict::NotRecorded { why: why.to_owned() };
-                }
                 let mut trace_jsonl = Vec::new();
                 // Into memory: it cannot fail.
                 let _ = trace.write(&mut trace_jsonl);
