@@ -10,7 +10,7 @@ use super::generate::{Space, Target};
 use crate::oracle::recorder::{self, Kernel, Options};
 use crate::oracle::replay::{self, profile_of};
 use crate::oracle::script::{RxPath, Script};
-use crate::oracle::trace::{Header, Trace};
+use crate::oracle::trace::{Header, Record, Trace};
 use crate::oracle::{diff, script};
 
 /// Records scripts on a kernel, replays what was recorded and compares.
@@ -84,6 +84,11 @@ fn clock_decides(trace: &Trace, all: &[diff::Difference]) -> Option<&'static str
     let differs = |field: &str| all.iter().take_while(|d| d.record == first.record).any(|d| d.field == field);
     let took_us = (rec.vol.end_ms - rec.vol.t_ms) * 1000.0;
     let round_trip = rec.vol.info.get("rcv_rtt").copied().unwrap_or(0);
+    if outlasts_compression(trace, rec) {
+        return Some(
+            "a burst took longer than tcp_comp_sack_delay_ns: between which segments the timer ran is luck",
+        );
+    }
     if rec.op_name() != "read" || round_trip == 0 {
         return None;
     }
@@ -95,6 +100,15 @@ fn clock_decides(trace: &Trace, all: &[diff::Difference]) -> Option<&'static str
     } else {
         None
     }
+}
+
+/// Did the timer of compressed SACKs, which counts nanoseconds, have time to run between two segments of a burst?
+fn outlasts_compression(trace: &Trace, rec: &Record) -> bool {
+    let sysctl = |name: &str| trace.header.sysctl.get(name).and_then(|v| v.parse::<u64>().ok());
+    let on = sysctl("net.ipv4.tcp_comp_sack_nr").is_some_and(|n| n > 0);
+    let delay_ms = sysctl("net.ipv4.tcp_comp_sack_delay_ns").unwrap_or(1_000_000) as f64 / 1e6;
+    let (first, last) = (rec.vol.tx_ms.first(), rec.vol.tx_ms.last());
+    on && first.zip(last).is_some_and(|(first, last)| last - first > delay_ms)
 }
 
 impl KernelBench {
