@@ -111,47 +111,56 @@ fn outlasts_compression(trace: &Trace, rec: &Record) -> bool {
     on && first.zip(last).is_some_and(|(first, last)| last - first > delay_ms)
 }
 
+/// The record and field of the first difference.
+type Place = (u64, String);
+
 impl KernelBench {
-    fn verdict(&self, trace: &Trace) -> Verdict {
-        match judge(trace, self.profile.as_deref()) {
-            Ok((all, _)) if all.is_empty() => Verdict::Clean { ops: trace.records.len() as u64 },
-            Ok((all, _)) if clock_decides(trace, &all).is_some() => {
-                Verdict::NotRecorded { why: clock_decides(trace, &all).unwrap_or_default().to_owned() }
-            }
-            Ok((all, report)) => {
-                let mut trace_jsonl = Vec::new();
-                // Into memory: it cannot fail.
-                let _ = trace.write(&mut trace_jsonl);
-                Verdict::Differs { what: diff::key(&all), report, trace_jsonl }
-            }
-            Err(e) => Verdict::NotRecorded { why: format!("not replayed: {e:#}") },
+    /// What became of a script, and where the first difference is if there is one.
+    fn verdict(&self, trace: &Trace) -> (Verdict, Option<Place>) {
+        let unknown = |why: String| (Verdict::NotRecorded { why }, None);
+        let (all, report) = match judge(trace, self.profile.as_deref()) {
+            Ok(judged) => judged,
+            Err(e) => return unknown(format!("not replayed: {e:#}")),
+        };
+        let Some(first) = all.first() else {
+            return (Verdict::Clean { ops: trace.records.len() as u64 }, None);
+        };
+        if let Some(why) = clock_decides(trace, &all) {
+            return unknown(why.to_owned());
         }
+        let mut trace_jsonl = Vec::new();
+        // Into memory: it cannot fail.
+        let _ = trace.write(&mut trace_jsonl);
+        let place = (first.record, first.field.clone());
+        (Verdict::Differs { what: diff::key(&all), report, trace_jsonl }, Some(place))
     }
 
-    fn record(&self, scripts: &[Script], each: &mut (dyn FnMut(usize, Verdict) + Send)) -> Result<()> {
-        recorder::record(&self.kernel, scripts, &self.options, &mut |i, r| {
-            each(
-                i,
-                match r {
-                    Ok(trace) => self.verdict(&trace),
-                    Err(e) => Verdict::NotRecorded { why: e.kind().to_owned() },
-                },
-            );
+    fn record(
+        &self,
+        scripts: &[Script],
+        each: &mut (dyn FnMut(usize, Verdict, Option<Place>) + Send),
+    ) -> Result<()> {
+        recorder::record(&self.kernel, scripts, &self.options, &mut |i, r| match r {
+            Ok(trace) => {
+                let (verdict, place) = self.verdict(&trace);
+                each(i, verdict, place);
+            }
+            Err(e) => each(i, Verdict::NotRecorded { why: e.kind().to_owned() }, None),
         })?;
         Ok(())
     }
 }
 
 impl Bench for KernelBench {
-    /// A difference must show twice: what the kernel itself does otherwise the next time is no statement about the stack. It
-    /// counts as not recorded, with the fields that moved.
+    /// A difference must show twice, in the same record and field: what the kernel itself does otherwise the next time is no
+    /// statement about the stack. It counts as not recorded, with the fields that moved.
     fn run(&mut self, scripts: &[(u64, Script)], each: &mut dyn FnMut(u64, Verdict)) -> Result<()> {
         let only: Vec<Script> = scripts.iter().map(|(_, s)| s.clone()).collect();
-        let mut suspects: Vec<(usize, Verdict)> = Vec::new();
+        let mut suspects: Vec<(usize, Verdict, Place)> = Vec::new();
         let mut settled: Vec<(usize, Verdict)> = Vec::new();
-        let first = self.record(&only, &mut |i, v| match v {
-            v @ Verdict::Differs { .. } => suspects.push((i, v)),
-            v => settled.push((i, v)),
+        let first = self.record(&only, &mut |i, verdict, place| match place {
+            Some(place) => suspects.push((i, verdict, place)),
+            None => settled.push((i, verdict)),
         });
         for (i, v) in settled {
             if let Some((index, _)) = scripts.get(i) {
@@ -159,29 +168,26 @@ impl Bench for KernelBench {
             }
         }
         first?;
-        let again: Vec<Script> = suspects.iter().filter_map(|(i, _)| only.get(*i).cloned()).collect();
+        let again: Vec<Script> = suspects.iter().filter_map(|(i, ..)| only.get(*i).cloned()).collect();
         if again.is_empty() {
             return Ok(());
         }
-        let mut second: Vec<Option<Verdict>> = vec![None; again.len()];
-        self.record(&again, &mut |i, v| {
+        let mut second: Vec<Option<(Verdict, Option<Place>)>> = vec![None; again.len()];
+        self.record(&again, &mut |i, verdict, place| {
             if let Some(slot) = second.get_mut(i) {
-                *slot = Some(v);
+                *slot = Some((verdict, place));
             }
         })?;
-        for ((i, before), after) in suspects.into_iter().zip(second) {
+        for ((i, before, (record, field)), after) in suspects.into_iter().zip(second) {
             let Some((index, _)) = scripts.get(i) else { continue };
-            let verdict = match (before, after) {
-                (Verdict::Differs { what, .. }, Some(Verdict::Clean { .. })) => {
-                    Verdict::NotRecorded { why: format!("unsteady: {what} differed once and not again") }
-                }
-                (Verdict::Differs { what: once, .. }, Some(Verdict::Differs { what, .. }))
-                    if what != once =>
-                {
-                    Verdict::NotRecorded { why: format!("unsteady: {once} differed once, then {what}") }
-                }
-                (before, Some(Verdict::NotRecorded { .. }) | None) => before,
-                (_, Some(after)) => after,
+            let unsteady = |then: &str| Verdict::NotRecorded {
+                why: format!("unsteady: {field} differed once, and then {then}"),
+            };
+            let verdict = match after {
+                Some((Verdict::Clean { .. }, _)) => unsteady("nothing"),
+                Some((_, Some((r, f)))) if (r, f.as_str()) != (record, field.as_str()) => unsteady(&f),
+                Some((after @ Verdict::Differs { .. }, _)) => after,
+                Some((Verdict::NotRecorded { .. }, _)) | None => before,
             };
             each(*index, verdict);
         }
