@@ -259,15 +259,21 @@ fn what_comes_in_time_wait_is_not_this_sockets() {
 fn collapsed_buffers_may_begin_at_the_same_place() {
     let mut options = ListenOptions::default();
     options.set(SocketOption::RcvBuf(8000)).unwrap();
-    let mut r = Rig::new(config(Profile::linux_6_18(), Driver::TapBuild), options, Handshake::default());
-    for (at, len) in [(5000, 1385), (6385, 200), (6585, 1460), (7315, 1460), (8045, 1460), (8775, 1460)] {
+    let mut c = config(Profile::linux_6_18(), Driver::TapBuild);
+    c.mtu = 1280;
+    let mut r = Rig::new(c, options, Handshake::default());
+    r.window = 65_535;
+    let early =
+        [(0u32.wrapping_sub(1460), 2907), (5827, 1385), (1448, 1297), (1447, 800), (7212, 200), (2745, 200)];
+    let overlapping = [(7412, 1460), (8142, 1460), (8872, 1460), (9602, 1460)];
+    for (at, len) in early.into_iter().chain(overlapping).chain([(2945, 1460), (4405, 1460)]) {
         r.data(at, len);
-    }
-    for at in (0..5000).step_by(1000) {
-        r.data(at, 1000);
         r.stack.audit().unwrap();
+        if !overlapping.contains(&(at, len)) {
+            r.pass(Duration::from_millis(4));
+        }
     }
-    assert_eq!(r.info().recv_q, 10_235);
-    let expected: Vec<u8> = rig::pattern(0, 10_235).to_vec();
+    assert_eq!(r.info().recv_q, 11_062);
+    let expected: Vec<u8> = rig::pattern(0, 11_062).to_vec();
     assert_eq!(r.read(1 << 20), expected);
 }
