@@ -125,27 +125,8 @@ pub fn profile_of(trace: &Trace, name: Option<&str>) -> Result<Profile, ReplayEr
 /// # Errors
 /// That the trace asks for something the stack does not have; never that it behaves differently.
 pub fn replay(trace: &Trace, profile: &Profile, with_decisions: bool) -> Result<Replayed, ReplayError> {
-    run(trace, profile, with_decisions, false)
-}
-
-/// As [`replay`], but a read happens when the recorded one had ended, not when it began. What comes out otherwise hangs on
-/// the time that reads take, which the stack does not model.
-///
-/// # Errors
-/// As [`replay`].
-pub fn replay_with_late_reads(trace: &Trace, profile: &Profile) -> Result<Replayed, ReplayError> {
-    run(trace, profile, false, true)
-}
-
-fn run(
-    trace: &Trace,
-    profile: &Profile,
-    with_decisions: bool,
-    late_reads: bool,
-) -> Result<Replayed, ReplayError> {
     let script = trace.script()?;
     let mut rig = Rig::new(trace, &script, profile, with_decisions)?;
-    rig.late_reads = late_reads;
     let mut records: Vec<Record> = Vec::new();
     let mut decisions = Vec::new();
     let opened = trace.records.first().is_some_and(|r| r.op_name() == "open");
@@ -211,7 +192,6 @@ struct Rig {
     now: u64,
     tick: u64,
     read_at: i64,
-    late_reads: bool,
     counters: BTreeMap<&'static str, u64>,
     ignored: Vec<String>,
 }
@@ -310,7 +290,6 @@ impl Rig {
             now: 0,
             tick: ns(h.tick_ms).max(1),
             read_at: 0,
-            late_reads: false,
             counters: BTreeMap::new(),
             ignored,
         })
@@ -492,9 +471,6 @@ impl Rig {
         }
         if self.id.is_none() && rec.op_name() == "open" {
             self.id = self.stack.accept(self.listener);
-        }
-        if self.late_reads && matches!(op, Some(Op::Read { .. })) {
-            self.now = self.now.max(end);
         }
         let now = self.at();
         match (op, self.id) {

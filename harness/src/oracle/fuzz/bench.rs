@@ -128,30 +128,11 @@ impl KernelBench {
         if let Some(why) = clock_decides(trace, &all) {
             return unknown(why.to_owned());
         }
-        if self.straddles(trace, first) {
-            let why = "a round trip ended while a read took place: how much of it autotuning saw is luck";
-            return unknown(why.to_owned());
-        }
         let mut trace_jsonl = Vec::new();
         // Into memory: it cannot fail.
         let _ = trace.write(&mut trace_jsonl);
         let place = (first.record, first.field.clone());
         (Verdict::Differs { what: diff::key(&all), report, trace_jsonl }, Some(place))
-    }
-
-    /// Does autotuning decide otherwise if the read that differs is replayed when it had ended, not when it began?
-    fn straddles(&self, trace: &Trace, first: &diff::Difference) -> bool {
-        let at = usize::try_from(first.record).unwrap_or(usize::MAX);
-        if trace.records.get(at).is_none_or(|r| r.op_name() != "read") {
-            return false;
-        }
-        let Ok(profile) = profile_of(trace, self.profile.as_deref()) else { return false };
-        let space = |r: Result<replay::Replayed, replay::ReplayError>| {
-            let replayed = r.ok()?;
-            replayed.trace.records.get(at)?.info.get("rcv_space").copied()
-        };
-        let early = space(replay::replay(trace, &profile, false));
-        early.is_some() && early != space(replay::replay_with_late_reads(trace, &profile))
     }
 
     fn record(
@@ -229,46 +210,4 @@ pub fn rx_paths(text: &str) -> Result<Vec<RxPath>, String> {
                 .ok_or_else(|| format!("'{name}' is no way of opening the device; there are {}", known()))
         })
         .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn trace(op: &str, rtt: u64, took: f64, extra: &str) -> Trace {
-        let text = format!(
-            r#"{{"header":{{"script":{{"name":"t"}},"kernel":"6.18.1","tick_ms":4,"sysctl":{{"net.ipv4.tcp_comp_sack_nr":"44","net.ipv4.tcp_comp_sack_delay_ns":"1000000"}}}}}}
-{{"i":0,"op":{{"op":"{op}"}},"vol":{{"t_ms":8,"end_ms":{},"info":{{"rcv_rtt":{rtt}}}{extra}}}}}
-"#,
-            8.0 + took
-        );
-        Trace::read_all("t", text.as_bytes()).unwrap().remove(0)
-    }
-
-    fn differs(field: &str) -> Vec<diff::Difference> {
-        vec![diff::Difference {
-            record: 0,
-            field: field.to_owned(),
-            left: String::new(),
-            right: String::new(),
-        }]
-    }
-
-    #[test]
-    fn the_clock_is_blamed_for_what_it_does_and_no_more() {
-        let space = differs("info.rcv_space");
-        assert!(clock_decides(&trace("read", 17, 0.2, ""), &space).is_some());
-        assert!(clock_decides(&trace("read", 300, 0.2, ""), &space).is_none(), "the read was over before");
-        assert!(clock_decides(&trace("read", 17, 0.2, ""), &differs("mem.rmem_alloc")).is_none());
-        assert!(clock_decides(&trace("inject", 17, 0.2, ""), &space).is_none());
-        let sack = differs("rx");
-        assert!(clock_decides(&trace("burst", 0, 2.0, r#","tx_ms":[8.0,9.5]"#), &sack).is_some());
-        assert!(clock_decides(&trace("burst", 0, 2.0, r#","tx_ms":[8.0,8.5]"#), &sack).is_none());
-    }
-
-    #[test]
-    fn ways_of_opening_the_device() {
-        assert_eq!(rx_paths("linear, vnet").unwrap(), [RxPath::Linear, RxPath::Vnet]);
-        assert!(rx_paths("fast").unwrap_err().contains("napi_frags"));
-    }
 }
