@@ -18,15 +18,15 @@ use crate::scenario::{Clock, Scenario, units};
 use crate::{doctor, explain, oracle, views};
 
 /// Done, and everything checked holds.
-const DONE: u8 = 0;
+pub(crate) const DONE: u8 = 0;
 /// Done, but a check failed.
-const CHECK_FAILED: u8 = 1;
+pub(crate) const CHECK_FAILED: u8 = 1;
 /// Could not run.
 const COULD_NOT_RUN: u8 = 2;
 /// Rights are missing.
 const RIGHTS_MISSING: u8 = 3;
 /// Interrupted, as a shell reports SIGINT.
-const INTERRUPTED: u8 = 130;
+pub(crate) const INTERRUPTED: u8 = 130;
 
 /// Does what was typed; errors go to standard error with all their causes.
 #[must_use]
@@ -80,6 +80,17 @@ fn act(command: Command) -> Result<u8> {
     }
 }
 
+/// Set by SIGINT, SIGTERM and SIGHUP. The second signal ends the process at once: the first may be stuck behind a slow disk.
+pub(crate) fn stop_flag() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
+        signal_hook::flag::register_conditional_shutdown(signal, i32::from(INTERRUPTED), Arc::clone(&stop))
+            .context("cannot handle signals")?;
+        signal_hook::flag::register(signal, Arc::clone(&stop)).context("cannot handle signals")?;
+    }
+    Ok(stop)
+}
+
 // ---- run -----------------------------------------------------------------------------------------------------------
 
 fn run(args: &RunArgs) -> Result<u8> {
@@ -113,13 +124,7 @@ fn run(args: &RunArgs) -> Result<u8> {
         Some(dir) => dir.clone(),
         None => run::free_directory(&scenario.name)?,
     };
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
-        // The second signal ends the process at once: the first may be stuck behind a slow disk.
-        signal_hook::flag::register_conditional_shutdown(signal, i32::from(INTERRUPTED), Arc::clone(&stop))
-            .context("cannot handle signals")?;
-        signal_hook::flag::register(signal, Arc::clone(&stop)).context("cannot handle signals")?;
-    }
+    let stop = stop_flag()?;
     let mut reports = Vec::new();
     for spec in &specs {
         let dir = if specs.len() == 1 { out.clone() } else { out.join(run::slug(&spec.policy)) };

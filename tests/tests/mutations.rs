@@ -83,6 +83,7 @@ impl Scratch {
             let file = format!("oracle/{module}.rs");
             copy(&root().join("harness/src").join(&file), &dir.join("mutants").join(&file));
         }
+        copy(&root().join("harness/src/oracle/script"), &dir.join("mutants/oracle/script"));
         copy(&root().join("Cargo.lock"), &dir.join("Cargo.lock"));
         let workspace = std::fs::read_to_string(root().join("Cargo.toml")).unwrap();
         let workspace: String = workspace

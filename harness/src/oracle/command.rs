@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
@@ -13,20 +13,14 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 
 use super::diff;
-use super::fuzz::bench::{self, KernelBench};
+use super::fuzz::bench::{self, KernelBench, RxPaths};
 use super::fuzz::campaign;
 use super::fuzz::generate::{self, Space, Target};
 use super::recorder::{self, Kernel, Options};
 use super::replay::{self, profile_of};
 use super::script::Script;
 use super::trace::Trace;
-
-/// Everything checked holds.
-const EQUAL: u8 = 0;
-/// Something differs.
-const DIFFERS: u8 = 1;
-/// Interrupted, as a shell reports SIGINT.
-const INTERRUPTED: u8 = 130;
+use crate::commands::{CHECK_FAILED, DONE, INTERRUPTED, stop_flag};
 
 /// The commands of `rightedge oracle`.
 #[derive(Debug, Subcommand)]
@@ -101,6 +95,20 @@ pub struct RecordArgs {
     pub tries: u32,
 }
 
+/// What random scripts may use.
+#[derive(Debug, Args)]
+pub struct MayUse {
+    /// Ways of opening the device, as in linear,frag,vnet
+    #[arg(long, value_name = "LIST", default_value = "linear,frag,tun")]
+    pub rx_paths: RxPaths,
+    /// Scripts in which the application also sends
+    #[arg(long)]
+    pub writes: bool,
+    /// Scripts with metrics on the route to the peer
+    #[arg(long)]
+    pub routes: bool,
+}
+
 /// Arguments of `rightedge oracle scripts`.
 #[derive(Debug, Args)]
 pub struct ScriptsArgs {
@@ -119,15 +127,9 @@ pub struct ScriptsArgs {
     /// For a kernel with tcp_adv_win_scale (6.1) instead of scaling_ratio
     #[arg(long)]
     pub adv_win_scale: bool,
-    /// Ways of opening the device, as in linear,frag,vnet
-    #[arg(long, value_name = "LIST", default_value = "linear,frag,tun")]
-    pub rx_paths: String,
-    /// Scripts in which the application also sends
-    #[arg(long)]
-    pub writes: bool,
-    /// Scripts with metrics on the route to the peer
-    #[arg(long)]
-    pub routes: bool,
+    /// What they may use
+    #[command(flatten)]
+    pub may: MayUse,
 }
 
 /// Arguments of `rightedge oracle fuzz`.
@@ -154,15 +156,9 @@ pub struct FuzzArgs {
     /// Scripts handed to a recorder, or a guest, at once
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     pub batch: u16,
-    /// Ways of opening the device, as in linear,frag,vnet
-    #[arg(long, value_name = "LIST", default_value = "linear,frag,tun")]
-    pub rx_paths: String,
-    /// Scripts in which the application also sends
-    #[arg(long)]
-    pub writes: bool,
-    /// Scripts with metrics on the route to the peer
-    #[arg(long)]
-    pub routes: bool,
+    /// What they may use
+    #[command(flatten)]
+    pub may: MayUse,
     /// Profile to replay under; the one that stands for the kernel unless said
     #[arg(long, short = 'p', value_name = "NAME[,SWITCH=VALUE]…")]
     pub profile: Option<String>,
@@ -222,7 +218,7 @@ pub fn replay(args: &ReplayArgs) -> Result<u8> {
             .write(&mut out)?;
     }
     out.flush()?;
-    Ok(EQUAL)
+    Ok(DONE)
 }
 
 fn compare(args: &DiffArgs) -> Result<u8> {
@@ -240,7 +236,7 @@ fn compare(args: &DiffArgs) -> Result<u8> {
         );
     }
     let mut out = io::stdout().lock();
-    let mut code = EQUAL;
+    let mut code = DONE;
     for (i, a) in left.iter().enumerate() {
         let replayed;
         let (b, decisions) = match right.as_ref().and_then(|r| r.get(i)) {
@@ -252,7 +248,7 @@ fn compare(args: &DiffArgs) -> Result<u8> {
         };
         let all = diff::compare(a, b);
         if !all.is_empty() {
-            code = DIFFERS;
+            code = CHECK_FAILED;
         }
         if args.json {
             for d in &all {
@@ -343,39 +339,31 @@ fn write_trace(dir: &Path, trace: &Trace) -> Result<()> {
     put().with_context(|| path.display().to_string())
 }
 
-/// Set by SIGINT, SIGTERM and SIGHUP; the second one ends the process at once.
-fn stop_flag() -> Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
-        signal_hook::flag::register_conditional_shutdown(signal, i32::from(INTERRUPTED), Arc::clone(&stop))
-            .context("cannot handle signals")?;
-        signal_hook::flag::register(signal, Arc::clone(&stop)).context("cannot handle signals")?;
-    }
-    Ok(stop)
-}
-
 fn scripts(args: &ScriptsArgs) -> Result<u8> {
-    let rx_paths = bench::rx_paths(&args.rx_paths).map_err(|e| anyhow::anyhow!("--rx-paths: {e}"))?;
     let space = if args.adv_win_scale { Space::AdvWinScale } else { Space::ScalingRatio };
-    let target = Target { hz: args.hz, space, rx_paths, writes: args.writes, routes: args.routes };
+    let may = &args.may;
+    let rx_paths = may.rx_paths.0.clone();
+    let target = Target { hz: args.hz, space, rx_paths, writes: may.writes, routes: may.routes };
     let mut out = io::BufWriter::new(io::stdout().lock());
     for index in args.from..args.from.saturating_add(args.count) {
         serde_json::to_writer(&mut out, &generate::script(args.seed, index, &target)?.raw)?;
         writeln!(out)?;
     }
     out.flush()?;
-    Ok(EQUAL)
+    Ok(DONE)
 }
 
 fn fuzz(args: &FuzzArgs) -> Result<u8> {
     let stop = stop_flag()?;
-    let rx_paths = bench::rx_paths(&args.rx_paths).map_err(|e| anyhow::anyhow!("--rx-paths: {e}"))?;
     let header = bench::introduce(&args.kernel, &stop)?;
     if args.profile.is_none() && replay::profile_for(&header.kernel).is_none() {
         return Err(replay::ReplayError::NoProfile(header.kernel).into());
     }
-    let mut target = bench::target(&header, rx_paths);
-    (target.writes, target.routes) = (args.writes, args.routes);
+    let target = Target {
+        writes: args.may.writes,
+        routes: args.may.routes,
+        ..bench::target(&header, args.may.rx_paths.0.clone())
+    };
     let out_dir = args.out.clone().unwrap_or_else(|| {
         let name: String = header.kernel.chars().map(|c| if c == '/' { '-' } else { c }).collect();
         PathBuf::from("fuzz").join(format!("{name}-{}", args.seed))
@@ -424,8 +412,8 @@ fn fuzz(args: &FuzzArgs) -> Result<u8> {
     }
     Ok(match (summary.complete, summary.differs) {
         (false, _) => INTERRUPTED,
-        (true, 0) => EQUAL,
-        (true, _) => DIFFERS,
+        (true, 0) => DONE,
+        (true, _) => CHECK_FAILED,
     })
 }
 
@@ -481,7 +469,7 @@ fn check(args: &CheckArgs) -> Result<u8> {
         writeln!(out, "{kernel}: {c} of {n} equal")?;
     }
     writeln!(out, "{clean} of {total} recordings equal in every compared field, {records} records")?;
-    Ok(if clean == total { EQUAL } else { DIFFERS })
+    Ok(if clean == total { DONE } else { CHECK_FAILED })
 }
 
 fn gather(path: &Path, files: &mut Vec<PathBuf>) -> Result<()> {

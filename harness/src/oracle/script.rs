@@ -3,13 +3,16 @@
 //! A script is kept as it was read, unknown keys included, beside its typed view. The format is documented in
 //! `docs/oracle.md`.
 
+mod values;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use rightedge_stack::wire::TcpFlags;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+
+pub use values::{Base, Flags, Position};
 
 /// Steps a script may have once `repeat` and `reads` are written out.
 pub const MAX_STEPS: usize = 20_000;
@@ -162,117 +165,6 @@ pub struct RouteMetrics {
     pub rto_min: u32,
     /// Feature bits.
     pub features: u32,
-}
-
-/// A position in the peer's stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Position {
-    /// What it is relative to.
-    pub base: Base,
-    /// What is added.
-    pub offset: i64,
-}
-
-/// What a position is relative to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Base {
-    /// The first payload byte.
-    First,
-    /// The next new byte.
-    Next,
-    /// The highest acknowledgement seen.
-    Ack,
-    /// The right edge of the last window seen.
-    Edge,
-    /// What the receiver has in order (`tcpi_bytes_received`).
-    Rcv,
-}
-
-impl Position {
-    /// The next new byte.
-    pub const NEXT: Position = Position { base: Base::Next, offset: 0 };
-
-    fn parse(text: &str) -> Option<Self> {
-        let at = text.find(['+', '-']).unwrap_or(text.len());
-        let base = match text.get(..at)? {
-            "next" => Base::Next,
-            "ack" => Base::Ack,
-            "edge" => Base::Edge,
-            "rcv" => Base::Rcv,
-            _ => return None,
-        };
-        let rest = text.get(at..)?;
-        let offset = if rest.is_empty() { 0 } else { rest.parse().ok()? };
-        (-MAX_POSITION..=MAX_POSITION).contains(&offset).then_some(Position { base, offset })
-    }
-}
-
-impl<'de> Deserialize<'de> for Position {
-    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        use serde::de::Error as _;
-        let takes = "a position is a number, or next, ack, edge or rcv with +n or -n, within 2^30";
-        match Value::deserialize(d)? {
-            Value::String(s) => {
-                Position::parse(&s).ok_or_else(|| D::Error::custom(format!("'{s}': {takes}")))
-            }
-            Value::Number(n) => n
-                .as_i64()
-                .filter(|n| (-MAX_POSITION..=MAX_POSITION).contains(n))
-                .map(|offset| Position { base: Base::First, offset })
-                .ok_or_else(|| D::Error::custom(format!("{n}: {takes}"))),
-            v => Err(D::Error::custom(format!("{v}: {takes}"))),
-        }
-    }
-}
-
-/// TCP flags as letters of FSRPAUEC.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Flags(pub TcpFlags);
-
-const LETTERS: [(char, TcpFlags); 8] = [
-    ('F', TcpFlags::FIN),
-    ('S', TcpFlags::SYN),
-    ('R', TcpFlags::RST),
-    ('P', TcpFlags::PSH),
-    ('A', TcpFlags::ACK),
-    ('U', TcpFlags::URG),
-    ('E', TcpFlags::ECE),
-    ('C', TcpFlags::CWR),
-];
-
-impl Flags {
-    /// A plain ACK.
-    pub const ACK: Flags = Flags(TcpFlags::ACK);
-
-    /// From letters; `None` if one of them is none of FSRPAUEC.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let mut flags = TcpFlags::empty();
-        for c in text.chars() {
-            flags |= LETTERS.iter().find(|(l, _)| *l == c)?.1;
-        }
-        Some(Flags(flags))
-    }
-}
-
-impl fmt::Display for Flags {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        LETTERS.iter().filter(|(_, x)| self.0.contains(*x)).try_for_each(|(l, _)| write!(f, "{l}"))
-    }
-}
-
-impl Serialize for Flags {
-    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Flags {
-    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(d)?;
-        Flags::parse(&text)
-            .ok_or_else(|| serde::de::Error::custom(format!("flags '{text}': use letters of FSRPAUEC")))
-    }
 }
 
 /// One segment to inject.
@@ -830,90 +722,4 @@ fn check(op: &Op) -> Result<(), String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn one(text: &str) -> Result<Script, ScriptError> {
-        Script::parse_all("test", text, None).map(|mut v| v.remove(0))
-    }
-
-    #[test]
-    fn defaults_and_unknown_keys() {
-        let s = one(
-            r#"{"name":"x","colour":"red","ops":[{"op":"inject","len":5,"note":1},{"op":"read","n":"all"}]}"#,
-        )
-        .unwrap();
-        assert_eq!((s.mtu, s.isn, s.rx_path, s.handshake.wscale), (1500, 1_000_000, RxPath::Linear, Some(7)));
-        assert_eq!(s.raw["colour"], "red");
-        assert_eq!(s.steps[0].raw["note"], 1);
-        assert_eq!((s.steps[0].gap, s.steps[0].settle), (1, Settle::Ack));
-        assert!(matches!(&s.steps[0].op, Op::Inject(x) if x.len == 5 && x.seq == Position::NEXT));
-    }
-
-    #[test]
-    fn positions() {
-        let p = |t: &str| Position::parse(t);
-        assert_eq!(p("edge-100"), Some(Position { base: Base::Edge, offset: -100 }));
-        assert_eq!(p("next+7"), Some(Position { base: Base::Next, offset: 7 }));
-        assert_eq!(p("ack"), Some(Position { base: Base::Ack, offset: 0 }));
-        for t in ["", "next+", "next++1", "edge-99999999999", "then", "next 1"] {
-            assert_eq!(p(t), None, "{t}");
-        }
-    }
-
-    #[test]
-    fn lists_are_written_out() {
-        let s = one(r#"{"ops":[{"op":"repeat","n":3,"ops":[{"op":"inject","len":1},{"op":"reads","n":5,"count":2}]}]}"#).unwrap();
-        assert_eq!(s.steps.len(), 9);
-        assert_eq!(s.steps[2].raw["op"], "read");
-    }
-
-    #[test]
-    fn settling() {
-        let s = one(r#"{"settle":"none","ops":[{"op":"ackall"},{"op":"ackall","settle":30},{"op":"ackall","settle":"ack"}]}"#).unwrap();
-        let v: Vec<_> = s.steps.iter().map(|s| s.settle).collect();
-        assert_eq!(v, [Settle::None, Settle::Ms(30), Settle::Ack]);
-    }
-
-    #[test]
-    fn what_is_wrong_is_said() {
-        let say = |t: &str| one(t).unwrap_err().to_string();
-        assert!(say("{\"name\":\"a\"}\n{\"name\":").contains("test:2"));
-        assert!(say("[]").contains("JSON object"));
-        assert!(say("").contains("nothing"));
-        assert!(say(r#"{"name":"a","ops":[{"op":"inject"},{"op":"jump"}]}"#).contains("ops[1]"));
-        assert!(say(r#"{"ops":[{"op":"inject","seq":"nxt"}]}"#).contains("next, ack, edge or rcv"));
-        assert!(say(r#"{"ops":[{"op":"inject","len":70000}]}"#).contains("65000"));
-        assert!(say(r#"{"ops":[{"op":"inject","flags":"Q"}]}"#).contains("FSRPAUEC"));
-        assert!(say(r#"{"mtu":3}"#).contains("576"));
-        assert!(say(r#"{"sysctl":{"kernel.panic":1}}"#).contains("net.*"));
-        assert!(say(r#"{"sysctl":{"net.ipv4/../../x":1}}"#).contains("net.*"));
-        assert!(say(r#"{"ops":[{"op":"setsockopt","name":"SO_LINGER","value":1}]}"#).contains("SO_RCVBUF"));
-        let many =
-            format!(r#"{{"ops":[{}"repeat","n":4000000000,"ops":[{{"op":"ackall"}}]}}]}}"#, "{\"op\":");
-        assert!(say(&many).contains("written out"));
-        let deep = (0..12)
-            .fold(r#"{"op":"ackall"}"#.to_owned(), |s, _| format!(r#"{{"op":"repeat","n":2,"ops":[{s}]}}"#));
-        assert!(say(&format!(r#"{{"ops":[{deep}]}}"#)).contains("flatter"));
-    }
-
-    #[test]
-    fn a_base_is_overridden_key_by_key() {
-        let dir = tempfile::tempdir().unwrap();
-        let write = |n: &str, t: &str| std::fs::write(dir.path().join(n), t).unwrap();
-        write("a.json", r#"{"name":"a","mtu":9000,"isn":5}"#);
-        write("b.json", r#"{"base":"a.json","name":"b","isn":6}"#);
-        write("loop.json", r#"{"base":"loop.json"}"#);
-        let s = Script::load(&dir.path().join("b.json")).unwrap().remove(0);
-        assert_eq!((s.name.as_str(), s.mtu, s.isn), ("b", 9000, 6));
-        assert!(Script::load(&dir.path().join("loop.json")).unwrap_err().to_string().contains("itself"));
-    }
-
-    #[test]
-    fn sysctls_take_numbers_texts_and_lists() {
-        let s = one(r#"{"sysctl":{"tcp_rmem":[4096,131072,6291456],"tcp_sack":0,"net.core.rmem_max":"77"}}"#)
-            .unwrap();
-        assert_eq!(s.sysctl["net.ipv4.tcp_rmem"], "4096 131072 6291456");
-        assert_eq!(s.sysctl["net.core.rmem_max"], "77");
-    }
-}
+mod tests;

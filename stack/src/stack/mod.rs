@@ -79,6 +79,17 @@ pub struct Stack {
 /// TCP header and payload up to which the checksum is verified on arrival.
 const CHECKED_AT_ONCE: u32 = 76;
 
+/// A sink that fills `buf` from its beginning.
+fn filler(buf: &mut [u8]) -> impl FnMut(&[u8]) {
+    let mut at = 0;
+    move |piece| {
+        if let Some(to) = buf.get_mut(at..at + piece.len()) {
+            to.copy_from_slice(piece);
+        }
+        at += piece.len();
+    }
+}
+
 impl Stack {
     /// A stack as configured.
     ///
@@ -328,14 +339,8 @@ impl Stack {
     /// # Errors
     /// As [`Stack::recv_with`].
     pub fn recv(&mut self, now: Instant, id: SocketId, buf: &mut [u8]) -> Result<usize, SocketError> {
-        let mut at = 0;
         let max = buf.len();
-        self.recv_with(now, id, max, &mut |piece| {
-            if let Some(to) = buf.get_mut(at..at + piece.len()) {
-                to.copy_from_slice(piece);
-            }
-            at += piece.len();
-        })
+        self.recv_with(now, id, max, &mut filler(buf))
     }
 
     /// Copies up to `buf.len()` unread bytes without taking them (MSG_PEEK). As in Linux, an ACK that is owed may go out as
@@ -344,16 +349,8 @@ impl Stack {
     /// # Errors
     /// As [`Stack::recv_with`].
     pub fn peek(&mut self, now: Instant, id: SocketId, buf: &mut [u8]) -> Result<usize, SocketError> {
-        let mut at = 0;
         let max = buf.len();
-        self.call(now, id, |t, cx| {
-            t.peek(cx, max, &mut |piece| {
-                if let Some(to) = buf.get_mut(at..at + piece.len()) {
-                    to.copy_from_slice(piece);
-                }
-                at += piece.len();
-            })
-        })?
+        self.call(now, id, |t, cx| t.peek(cx, max, &mut filler(buf)))?
     }
 
     /// Copies up to `buf.len()` unread bytes for somebody who only looks: unlike [`Stack::peek`], nothing comes of it.
@@ -361,15 +358,8 @@ impl Stack {
     /// # Errors
     /// [`SocketError::BadId`] for a socket that is gone or listens.
     pub fn unread(&self, id: SocketId, buf: &mut [u8]) -> Result<usize, SocketError> {
-        let mut at = 0;
         let max = buf.len();
-        self.tcb(id)?.look(max, &mut |piece| {
-            if let Some(to) = buf.get_mut(at..at + piece.len()) {
-                to.copy_from_slice(piece);
-            }
-            at += piece.len();
-        });
-        Ok(at)
+        Ok(self.tcb(id)?.look(max, &mut filler(buf)) as usize)
     }
 
     /// Says that nothing more will be read: once what is there has been read, the stream ends. What still arrives is

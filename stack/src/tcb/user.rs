@@ -41,8 +41,9 @@ impl Tcb {
         let mut left = u32::try_from(max).unwrap_or(u32::MAX);
         let mut copied = 0u32;
         // A read of nothing looks at the first buffer too, and frees a bare FIN.
-        let mut looked = false;
-        while left > 0 || !core::mem::replace(&mut looked, true) {
+        let mut look = true;
+        while left > 0 || look {
+            look = false;
             let Some(head) = self.queue.front() else { break };
             let offset = self.copied_seq.since(head.seq).max(0).unsigned_abs();
             let n = head.len.saturating_sub(offset).min(left);

@@ -1,5 +1,6 @@
 //! A script through a live kernel and through the stack.
 
+use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -7,11 +8,11 @@ use anyhow::{Context as _, Result};
 
 use super::campaign::{Bench, Verdict};
 use super::generate::{Space, Target};
+use crate::oracle::diff;
 use crate::oracle::recorder::{self, Kernel, Options};
 use crate::oracle::replay::{self, profile_of};
 use crate::oracle::script::{RxPath, Script};
 use crate::oracle::trace::{Header, Record, Trace};
-use crate::oracle::{diff, script};
 
 /// Records scripts on a kernel, replays what was recorded and compares.
 #[derive(Debug)]
@@ -196,18 +197,63 @@ impl Bench for KernelBench {
 }
 
 /// Ways of opening the device, as typed: `linear,frag,vnet`.
-///
-/// # Errors
-/// Names the one that is unknown and those there are.
-pub fn rx_paths(text: &str) -> Result<Vec<RxPath>, String> {
-    text.split(',')
-        .map(|name| {
-            let known = || script::RxPath::ALL.iter().map(|(_, n)| *n).collect::<Vec<_>>().join(", ");
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RxPaths(pub Vec<RxPath>);
+
+impl FromStr for RxPaths {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let one = |name: &str| {
+            let known = || RxPath::ALL.iter().map(|(_, n)| *n).collect::<Vec<_>>().join(", ");
             RxPath::ALL
                 .iter()
                 .find(|(_, n)| *n == name.trim())
                 .map(|(p, _)| *p)
                 .ok_or_else(|| format!("'{name}' is no way of opening the device; there are {}", known()))
-        })
-        .collect()
+        };
+        text.split(',').map(one).collect::<Result<_, _>>().map(RxPaths)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trace(op: &str, rtt: u64, took: f64, tx_ms: &str) -> Trace {
+        let end = 8.0 + took;
+        let text = format!(
+            r#"{{"header":{{"script":{{"name":"t"}},"kernel":"6.18.1","tick_ms":4,"sysctl":{{"net.ipv4.tcp_comp_sack_nr":"44","net.ipv4.tcp_comp_sack_delay_ns":"1000000"}}}}}}
+{{"i":0,"op":{{"op":"{op}"}},"vol":{{"t_ms":8,"end_ms":{end},"tx_ms":[{tx_ms}],"info":{{"rcv_rtt":{rtt}}}}}}}
+"#
+        );
+        Trace::read_all("t", text.as_bytes()).unwrap().remove(0)
+    }
+
+    fn differs(field: &str) -> Vec<diff::Difference> {
+        vec![diff::Difference {
+            record: 0,
+            field: field.to_owned(),
+            left: String::new(),
+            right: String::new(),
+        }]
+    }
+
+    #[test]
+    fn the_clock_is_blamed_for_what_it_does_and_no_more() {
+        let space = differs("info.rcv_space");
+        assert!(clock_decides(&trace("read", 17, 0.2, ""), &space).is_some());
+        assert!(clock_decides(&trace("read", 300, 0.2, ""), &space).is_none(), "the read was over before");
+        assert!(clock_decides(&trace("read", 17, 0.2, ""), &differs("mem.rmem_alloc")).is_none());
+        assert!(clock_decides(&trace("inject", 17, 0.2, ""), &space).is_none());
+        let sack = differs("rx");
+        assert!(clock_decides(&trace("burst", 0, 2.0, "8.0,9.5"), &sack).is_some());
+        assert!(clock_decides(&trace("burst", 0, 2.0, "8.0,8.5"), &sack).is_none());
+    }
+
+    #[test]
+    fn ways_of_opening_the_device() {
+        assert_eq!("linear, vnet".parse(), Ok(RxPaths(vec![RxPath::Linear, RxPath::Vnet])));
+        assert!("fast".parse::<RxPaths>().unwrap_err().contains("napi_frags"));
+    }
 }
