@@ -164,6 +164,8 @@ pub enum WindowLimit {
     KeptWithinMss,
     /// Without scaling: rounded down to whole segments.
     WholeSegments,
+    /// It was said from outside ([`crate::Steering`]).
+    Steered,
 }
 
 /// One choice of a window with everything that went into it.
@@ -244,6 +246,8 @@ pub enum AckNow {
     OnData,
     /// One ACK for a batch that was drained from the backlog.
     Deferred,
+    /// Somebody asked for one ([`crate::Stack::send_ack`]).
+    Asked,
 }
 
 /// Why rcv_ssthresh did or did not grow.

@@ -59,7 +59,7 @@ pub mod wire;
 pub use self::{
     info::{Info, MemInfo},
     mem::GroupId,
-    socket::{Event, SocketError, SocketId, SocketOption},
+    socket::{Event, SocketError, SocketId, SocketOption, Steering},
     stack::{ConfigError, ListenOptions, Route, Stack, StackConfig, Transmit},
     tcb::State,
 };

@@ -44,6 +44,32 @@ pub enum SocketOption {
     MaxSeg(u16),
     /// The group whose memory limit applies; not an option of the kernel, where cgroups decide it.
     Group(Option<GroupId>),
+    /// Somebody else chooses the window, or no longer. Not an option of the kernel; the nearest is TCP_REPAIR_WINDOW.
+    Steer(Option<Steering>),
+}
+
+/// A window that is said from outside, so that a peer can be shown any window at any time.
+///
+/// What is offered is what was said, whatever memory allows and wherever the right edge was: it may move left. The scale
+/// rounds it down and the 16-bit field caps it. Everything else stays as it is: memory is charged, and data are accepted up
+/// to what was offered. It shows with the next segment that leaves; [`crate::Stack::send_ack`] makes one leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
+pub enum Steering {
+    /// So many bytes from `rcv_nxt` on: the right edge moves with what arrives.
+    Window(u32),
+    /// The right edge stays behind so many bytes of the peer's stream; once they are there, the window is zero.
+    Edge(u64),
+}
+
+impl Steering {
+    /// The window, bytes, when `received` bytes of the stream are there.
+    pub(crate) fn window(self, received: u64) -> u32 {
+        match self {
+            Steering::Window(bytes) => bytes,
+            Steering::Edge(at) => u32::try_from(at.saturating_sub(received)).unwrap_or(u32::MAX),
+        }
+    }
 }
 
 impl SocketOption {

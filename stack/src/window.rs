@@ -43,6 +43,8 @@ pub(crate) struct InitialInputs {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct InitialChoice {
     pub(crate) rcv_wnd: u32,
+    /// The first rcv_ssthresh: the first window, unless that was said from outside.
+    pub(crate) rcv_ssthresh: u32,
     pub(crate) window_clamp: u32,
     pub(crate) wscale: u8,
 }
@@ -68,7 +70,7 @@ pub(crate) fn initial(i: &InitialInputs) -> InitialChoice {
     } else {
         0
     };
-    InitialChoice { rcv_wnd, window_clamp: clamp.min(MAX_FIELD << wscale), wscale }
+    InitialChoice { rcv_wnd, rcv_ssthresh: rcv_wnd, window_clamp: clamp.min(MAX_FIELD << wscale), wscale }
 }
 
 /// What the raw window is chosen from.
@@ -185,7 +187,13 @@ pub(crate) fn offer(
     Offer { rcv_wnd, field: (rcv_wnd.min(most) >> wscale) as u16, edge_kept }
 }
 
-/// rcv_ssthresh under memory pressure: at most `limit`.
+/// A window that was said from outside: rounded down to what the field can say, wherever the right edge was.
+pub(crate) fn steered(window: u32, wscale: u8) -> Offer {
+    let field = (window.min(MAX_FIELD << wscale) >> wscale) as u16;
+    Offer { rcv_wnd: u32::from(field) << wscale, field, edge_kept: false }
+}
+
+/// How memory becomes window, with the numbers of the moment.
 pub(crate) fn space_rule(model: crate::profile::SpaceModel, adv_win_scale: i8, ratio: u8) -> SpaceRule {
     match model {
         crate::profile::SpaceModel::AdvWinScale => SpaceRule::AdvWinScale(adv_win_scale),
@@ -285,6 +293,16 @@ mod tests {
     fn keeping_the_edge_creeps_right_by_less_than_a_unit() {
         let o = offer(0, 63_712, 10, ShrinkPolicy::Never, false);
         assert_eq!((o.rcv_wnd, o.field, o.edge_kept), (64_512, 63, true));
+    }
+
+    #[test]
+    fn a_steered_window_is_what_the_field_can_say_of_it() {
+        let wire = |w, ws| (steered(w, ws).rcv_wnd, steered(w, ws).field);
+        assert_eq!(wire(5000, 0), (5000, 5000));
+        assert_eq!(wire(5000, 7), (4992, 39));
+        assert_eq!(wire(127, 7), (0, 0));
+        assert_eq!(wire(u32::MAX, 14), (65_535 << 14, 65_535));
+        assert_eq!(wire(70_000, 0), (65_535, 65_535));
     }
 
     #[test]

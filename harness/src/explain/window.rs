@@ -131,6 +131,9 @@ pub(super) fn explain(line: &DecisionLine, syn: bool) -> WindowExplanation {
             ADVERTISE,
         );
         Some(0)
+    } else if i.limit == "steered" {
+        step("said from outside", format!("the window was steered to {}: memory was not asked", i.raw), "—");
+        Some(i.raw)
     } else {
         let memory = i.rcvbuf - i.rmem - i.backlog;
         step(
@@ -159,8 +162,13 @@ pub(super) fn explain(line: &DecisionLine, syn: bool) -> WindowExplanation {
 
     // A sequence number, so it wraps.
     let edge = (i.rcv_nxt + i.old) & 0xffff_ffff;
-    let kept = i.raw < i.old && !i.may_shrink() && i.limit != "no-memory";
-    let offered = if kept { i.up(i.old) } else { i.raw };
+    let steered = i.limit == "steered";
+    let kept = i.raw < i.old && !i.may_shrink() && !steered && i.limit != "no-memory";
+    let offered = match (kept, steered) {
+        (true, _) => i.up(i.old),
+        (_, true) => i.down(i.raw.min(65_535 << i.ws)),
+        _ => i.raw,
+    };
     let numbers = if kept {
         let creep = offered - i.old;
         let creep = if creep > 0 {
@@ -176,6 +184,8 @@ pub(super) fn explain(line: &DecisionLine, syn: bool) -> WindowExplanation {
              {} rounded up to {offered}{creep}",
             i.raw, i.old, i.shrink, i.old
         )
+    } else if steered {
+        format!("{} was {} still open; {} in units of {}: {offered}", i.raw, i.old, i.raw, i.unit)
     } else if i.raw < i.old {
         format!(
             "{} is less than the {} still open; the edge may move left (shrink = {})",
@@ -353,6 +363,7 @@ fn limit_words(limit: &str) -> &str {
         "rcv-ssthresh" => "rcv_ssthresh",
         "kept-within-mss" => "the old window is within one segment of the free space",
         "whole-segments" => "the free space in whole segments",
+        "steered" => "it was said from outside",
         other => other,
     }
 }

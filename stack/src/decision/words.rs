@@ -38,6 +38,7 @@ impl Decision {
                 AckNow::OutOfWindow | AckNow::Probe => "tcp_send_dupack",
                 AckNow::OnData => "__tcp_transmit_skb",
                 AckNow::Deferred => "tcp_release_cb",
+                AckNow::Asked => "tcp_send_ack",
                 AckNow::Handshake => "tcp_rcv_state_process",
                 AckNow::MoreThanOneMss | AckNow::QuickAck | AckNow::Marked | AckNow::DuplicateAck => {
                     "__tcp_ack_snd_check"
@@ -129,6 +130,7 @@ impl WindowLimit {
             WindowLimit::RcvSsthresh => "rcv_ssthresh",
             WindowLimit::KeptWithinMss => "old window kept: within one segment of free space",
             WindowLimit::WholeSegments => "free space in whole segments",
+            WindowLimit::Steered => "what was said from outside",
         }
     }
 }
@@ -310,6 +312,7 @@ impl fmt::Display for Decision {
                     AckNow::Probe => "answer to a probe",
                     AckNow::OnData => "on departing data",
                     AckNow::Deferred => "one ACK for the drained backlog",
+                    AckNow::Asked => "asked for from outside",
                 };
                 write!(f, "ACK {ack} now: {why}")
             }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::{Shared, Slot, Stack};
 use crate::{
-    SocketError, SocketId, SocketOption,
+    SocketError, SocketId, SocketOption, Steering,
     counters::Counter,
     decision::{Decision, DropReason},
     mem::{GroupId, SockMem},
@@ -40,6 +40,10 @@ pub struct ListenOptions {
     pub backlog: u32,
     /// The group whose memory limit applies.
     pub group: Option<GroupId>,
+    /// The window is said from outside, from the handshake on.
+    pub steering: Option<Steering>,
+    /// The scale to offer, 0…14, instead of the one that follows from the buffer's limits.
+    pub wscale: Option<u8>,
 }
 
 impl Default for ListenOptions {
@@ -52,6 +56,8 @@ impl Default for ListenOptions {
             nodelay: false,
             backlog: 4096,
             group: None,
+            steering: None,
+            wscale: None,
         }
     }
 }
@@ -116,6 +122,7 @@ impl ListenOptions {
             // Quick-ACK mode is a state of a connection; a listener has none to inherit.
             SocketOption::QuickAck(_) => {}
             SocketOption::Group(g) => self.group = g,
+            SocketOption::Steer(s) => self.steering = s,
         }
         Ok(())
     }
@@ -248,7 +255,7 @@ impl Stack {
         let advmss = route.advmss(self.shared.mtu, local.is_ipv4(), options.maxseg);
         let mss = advmss.saturating_sub(if timestamps { 12 } else { 0 });
         let cx = Cx { now, shared: &mut self.shared };
-        let first = first_window(&cx, &mem, options.window_clamp, mss, wscale, &route);
+        let first = first_window(&cx, &mem, &options, mss, wscale, &route);
         let peer_mss = u32::from(o.mss.unwrap_or(536)).max(1);
         // TCP_MAXSEG caps what the peer offers, not what is assumed when it offers nothing.
         let offered = options.maxseg > 0 && seg.options.mss.is_some();

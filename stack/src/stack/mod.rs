@@ -21,7 +21,7 @@ pub use self::{
 use crate::{
     Event, Info, SocketError, SocketId, SocketOption,
     counters::{Counter, Counters},
-    decision::{Cause, Decision, DropReason, Record},
+    decision::{AckNow, Cause, Decision, DropReason, Record},
     iface::Verdict,
     mem::{GroupId, SockMem},
     profile::Profile,
@@ -497,6 +497,25 @@ impl Stack {
             }
             SocketOption::Group(g) => {
                 t.mem.set_group(&mut cx.mem(), g);
+                Ok(())
+            }
+            SocketOption::Steer(s) => {
+                t.steering = s;
+                Ok(())
+            }
+        })?
+    }
+
+    /// Makes an ACK leave now, with the window of the moment.
+    ///
+    /// # Errors
+    /// [`SocketError::BadId`] for a socket that is gone or listens, [`SocketError::NotConnected`] before the handshake is
+    /// done and once the connection is over.
+    pub fn send_ack(&mut self, now: Instant, id: SocketId) -> Result<(), SocketError> {
+        self.call(now, id, |t, cx| match t.state {
+            State::SynSent | State::TimeWait | State::Closed => Err(SocketError::NotConnected),
+            _ => {
+                t.send_ack(cx, AckNow::Asked);
                 Ok(())
             }
         })?

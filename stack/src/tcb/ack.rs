@@ -405,6 +405,10 @@ impl Tcb {
     /// `__tcp_select_window`. Choosing has side effects even when nothing is sent: with little space, quick-ACK mode
     /// ends and, under pressure, rcv_ssthresh is cut.
     pub(crate) fn raw_window(&mut self, cx: &mut Cx<'_>) -> RawChoice {
+        if let Some(steering) = self.steering {
+            let window = steering.window(self.received());
+            return RawChoice { window, limit: WindowLimit::Steered, low_space: false };
+        }
         let pressed = self.under_pressure(cx);
         let choice = window::raw(&RawInputs {
             rcv_mss: self.rcv_mss,
@@ -438,6 +442,9 @@ impl Tcb {
                 RawChoice { window: 0, limit: WindowLimit::NoMemory, low_space: false },
                 window::Offer { rcv_wnd: 0, field: 0, edge_kept: false },
             )
+        } else if self.steering.is_some() {
+            let raw = self.raw_window(cx);
+            (raw, window::steered(raw.window, self.win.rcv_wscale))
         } else {
             let raw = self.raw_window(cx);
             let workaround = cx.shared.sysctl.tcp_workaround_signed_windows;

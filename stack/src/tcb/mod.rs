@@ -187,6 +187,9 @@ pub(crate) enum Timer {
 
 const TIMERS: usize = 4;
 
+/// Where [`Tcb::rcv_nxt64`] begins: half the space on either side, so that keys below rcv_nxt stay positive.
+const STREAM_BASE: u64 = 1 << 40;
+
 /// A connection.
 #[derive(Debug)]
 pub(crate) struct Tcb {
@@ -201,7 +204,7 @@ pub(crate) struct Tcb {
     pub(crate) irs: Seq,
     pub(crate) rcv_nxt: Seq,
     pub(crate) copied_seq: Seq,
-    /// rcv_nxt as a 64-bit count, to key the out-of-order queue without wrapping.
+    /// rcv_nxt as a 64-bit count from [`STREAM_BASE`], to key the out-of-order queue without wrapping.
     pub(crate) rcv_nxt64: u64,
     pub(crate) queue: VecDeque<Skb>,
     pub(crate) ofo: OfoQueue,
@@ -209,6 +212,7 @@ pub(crate) struct Tcb {
     pub(crate) backlog: VecDeque<(Skb, TcpSegment)>,
 
     pub(crate) win: WindowVars,
+    pub(crate) steering: Option<crate::Steering>,
     pub(crate) advmss: u32,
     pub(crate) rcv_mss: u32,
     pub(crate) last_seg_size: u32,
@@ -344,6 +348,11 @@ impl Tcb {
     pub(crate) fn unread(&self) -> u32 {
         let fin = u32::from(self.fin_received && self.rcv_nxt.after(self.copied_seq));
         self.rcv_nxt.since(self.copied_seq).max(0).unsigned_abs().saturating_sub(fin)
+    }
+
+    /// Bytes of the peer's stream that are there in order.
+    pub(crate) fn received(&self) -> u64 {
+        self.rcv_nxt64.saturating_sub(STREAM_BASE)
     }
 
     /// First key of a sequence number in the out-of-order queue: buffers that begin at the same place have one each.

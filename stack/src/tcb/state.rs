@@ -44,11 +44,12 @@ pub(crate) struct HandshakeOutcome {
 pub(crate) fn first_window(
     cx: &Cx<'_>,
     mem: &SockMem,
-    clamp: u32,
+    options: &ListenOptions,
     mss: u32,
     scaling: bool,
     route: &Route,
 ) -> InitialChoice {
+    let clamp = options.window_clamp;
     let s = &cx.shared.sysctl;
     let p = &cx.shared.profile;
     let space =
@@ -57,7 +58,7 @@ pub(crate) fn first_window(
     if mem.rcvbuf_locked && (clamp > space.max(0).unsigned_abs() || clamp == 0) {
         clamp = space.max(0).unsigned_abs();
     }
-    window::initial(&InitialInputs {
+    let mut first = window::initial(&InitialInputs {
         space,
         mss,
         clamp,
@@ -67,7 +68,16 @@ pub(crate) fn first_window(
         signed_workaround: s.tcp_workaround_signed_windows,
         rmem2: s.tcp_rmem[2],
         rmem_max: s.rmem_max,
-    })
+    });
+    if let Some(wscale) = options.wscale.filter(|_| scaling) {
+        first.wscale = wscale.min(window::MAX_WSCALE);
+        first.window_clamp = window::MAX_FIELD << first.wscale;
+    }
+    if let Some(steering) = options.steering {
+        // The window of a SYN is never scaled.
+        first.rcv_wnd = steering.window(0).min(window::MAX_FIELD);
+    }
+    first
 }
 
 impl Tcb {
@@ -100,8 +110,7 @@ impl Tcb {
             irs: Seq(0),
             rcv_nxt: Seq(0),
             copied_seq: Seq(0),
-            // Half the space on either side: keys below rcv_nxt stay positive.
-            rcv_nxt64: 1 << 40,
+            rcv_nxt64: super::STREAM_BASE,
             queue: VecDeque::new(),
             ofo: super::OfoQueue::default(),
             ofo_bytes: 0,
@@ -116,6 +125,7 @@ impl Tcb {
                 furthest_edge: Seq(0),
                 last_edge: Seq(0),
             },
+            steering: None,
             advmss: 536,
             rcv_mss: 536,
             last_seg_size: 0,
@@ -163,7 +173,7 @@ impl Tcb {
         t.copied_seq = t.rcv_nxt;
         t.win.rcv_wup = t.rcv_nxt;
         t.win.rcv_wnd = h.first.rcv_wnd;
-        t.win.rcv_ssthresh = h.first.rcv_wnd;
+        t.win.rcv_ssthresh = h.first.rcv_ssthresh;
         t.win.window_clamp = h.first.window_clamp;
         t.win.rcv_wscale = h.first.wscale;
         t.win.furthest_edge = t.rcv_nxt + t.win.rcv_wnd;
@@ -175,6 +185,7 @@ impl Tcb {
             t.win.window_clamp = t.win.window_clamp.min(window::MAX_FIELD);
         }
         t.rcvlowat = listener.rcvlowat;
+        t.steering = listener.steering;
         t.user_mss = listener.maxseg;
         t.snd.nodelay = listener.nodelay;
         t.snd.snd_nxt = h.iss + 1;
@@ -206,7 +217,7 @@ impl Tcb {
     fn lift_ssthresh(&mut self, cx: &Cx<'_>, advmss: u32, route: &Route) {
         if cx.shared.profile.initrwnd_ssthresh == InitrwndSsthresh::On && route.initrwnd > 0 {
             let mss = advmss.saturating_sub(if self.opts.timestamps { 12 } else { 0 });
-            self.win.rcv_ssthresh = self.win.rcv_wnd.max(route.initrwnd.saturating_mul(mss));
+            self.win.rcv_ssthresh = self.win.rcv_ssthresh.max(route.initrwnd.saturating_mul(mss));
         }
     }
 
@@ -230,12 +241,13 @@ impl Tcb {
         t.opts.ts_offset = cx.shared.ts_offset(local, remote);
         t.advmss = route.advmss(cx.shared.mtu, local.is_ipv4(), options.maxseg);
         t.user_mss = options.maxseg;
-        let first = first_window(cx, &t.mem, options.window_clamp, t.advmss, scaling, route);
+        let first = first_window(cx, &t.mem, options, t.advmss, scaling, route);
         t.win.rcv_wnd = first.rcv_wnd;
-        t.win.rcv_ssthresh = first.rcv_wnd;
+        t.win.rcv_ssthresh = first.rcv_ssthresh;
         t.win.window_clamp = first.window_clamp;
         t.win.rcv_wscale = first.wscale;
         t.rcvlowat = options.rcvlowat;
+        t.steering = options.steering;
         t.snd.nodelay = options.nodelay;
         t.accepted = true;
         if cx.shared.profile.initrwnd_ssthresh == InitrwndSsthresh::On {
