@@ -9,6 +9,7 @@
 //! | [`sender`] | the kernel's TCP and the model sender |
 //! | [`record`] | the run directory |
 //! | [`observer`] | a second pair of eyes on the wire that shares no parser with the stack |
+//! | [`guest`] | kernels booted for one task |
 //! | [`oracle`] | live kernels as judges of the stack |
 //! | [`explain`] | why a packet carried its window, in words |
 //! | [`chart`], [`views`] | pictures and tables |
@@ -21,6 +22,7 @@ pub mod cli;
 pub mod commands;
 pub mod doctor;
 pub mod explain;
+pub mod guest;
 pub mod link;
 pub mod observer;
 pub mod oracle;

@@ -8,8 +8,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use assert_cmd::cargo::cargo_bin;
-use rightedge::oracle::guest::{GuestError, Program, record_batch_as};
-use rightedge::oracle::recorder::{Kernel, Options};
+use rightedge::guest::{GuestError, Kernel, Program};
+use rightedge::oracle::guest::record_batch_as;
+use rightedge::oracle::recorder::Options;
 use rightedge::oracle::script::Script;
 use rightedge::oracle::trace::Trace;
 use rightedge_tapctl::rights::{Need, require};

@@ -16,11 +16,12 @@ use super::diff;
 use super::fuzz::bench::{self, KernelBench, RxPaths};
 use super::fuzz::campaign;
 use super::fuzz::generate::{self, Space, Target};
-use super::recorder::{self, Kernel, Options};
+use super::recorder::{self, Options};
 use super::replay::{self, profile_of};
 use super::script::Script;
 use super::trace::Trace;
 use crate::commands::{CHECK_FAILED, DONE, INTERRUPTED, stop_flag};
+use crate::guest::Kernel;
 
 /// The commands of `rightedge oracle`.
 #[derive(Debug, Subcommand)]

@@ -205,12 +205,72 @@ pub struct TapWire {
     what: String,
 }
 
+/// The kernel's side of a TAP device.
+#[derive(Clone, Debug, Default)]
+pub struct KernelSide {
+    /// Sysctls of its namespace, in this order.
+    pub sysctls: Vec<(String, String)>,
+    /// MTU of the device, bytes; 1500 unless set.
+    pub mtu: Option<u32>,
+    /// First congestion window on the route to the stack, segments.
+    pub initcwnd: Option<u32>,
+}
+
+impl KernelSide {
+    fn of(s: &Scenario) -> Self {
+        let flag = |name: &str, on: bool| (name.to_owned(), u8::from(on).to_string());
+        let mut sysctls = vec![
+            flag("net.ipv4.tcp_timestamps", s.sender.timestamps),
+            flag("net.ipv4.tcp_sack", s.sender.sack),
+        ];
+        sysctls.extend(s.sender.sysctls.iter().map(|(name, value)| (name.clone(), value.to_string())));
+        KernelSide { sysctls, mtu: s.route.mtu, initcwnd: s.route.initcwnd }
+    }
+
+    /// Sets up device `name` in the namespace of the calling thread.
+    ///
+    /// # Errors
+    /// Names the address, route or sysctl that was refused.
+    pub fn apply(&self, name: &str) -> Result<()> {
+        let mut nl = Netlink::open().context("cannot talk to rtnetlink")?;
+        sysctl::disable_ipv6(name)?;
+        // One run must not teach the next one's route its congestion window.
+        sysctl::write("net.ipv4.tcp_no_metrics_save", 1)?;
+        for (name, value) in &self.sysctls {
+            sysctl::write(name, value).with_context(|| format!("sender sysctl {name}"))?;
+        }
+        let prefix = 24;
+        nl.add_address(name, Cidr::new(IpAddr::V4(SENDER_IP), prefix)?)?;
+        if let Some(mtu) = self.mtu {
+            nl.set_mtu(name, mtu)?;
+        }
+        // A first flight of a thousand segments must fit the device's queue.
+        nl.set_tx_queue_len(name, 20_000)?;
+        nl.set_up(name)?;
+        if let Some(cwnd) = self.initcwnd {
+            let metrics = RouteMetrics::default().with(Metric::InitCwnd, cwnd);
+            let host = Cidr::new(IpAddr::V4(STACK_IP), 32)?;
+            nl.replace_route(&Route::to(host).dev(name).metrics(metrics))?;
+        }
+        Ok(())
+    }
+}
+
 impl TapWire {
     /// Makes the device and starts the sender that `scenario` describes. The thread must be in a namespace of its own.
     ///
     /// # Errors
     /// The device, an address, a sysctl or the sender was refused.
     pub fn new(scenario: &Scenario, offload: bool) -> Result<Self> {
+        let (cfg, what) = kernel_config(scenario);
+        Self::open(&KernelSide::of(scenario), cfg, what, offload)
+    }
+
+    /// Makes the device and starts a sender, which reports as `what`. The thread must be in a namespace of its own.
+    ///
+    /// # Errors
+    /// The device, an address, a sysctl or the sender was refused.
+    pub fn open(side: &KernelSide, cfg: KernelConfig, what: String, offload: bool) -> Result<Self> {
         let tap = if offload {
             let options = OffloadOptions { vnet_hdr: Some(VnetHdrSize::Ten), ..OffloadOptions::default() };
             Tap::offload(DEVICE, options).context("cannot make the TAP device")?
@@ -218,60 +278,45 @@ impl TapWire {
             Tap::plain(DEVICE, IoMode::NonBlocking).context("cannot make the TAP device")?
         };
         let header = tap.vnet_hdr().map_or(0, VnetHdrSize::bytes);
-        configure_kernel(scenario)?;
+        side.apply(DEVICE)?;
         let started = std::time::Instant::now();
-        let (cfg, what) = kernel_config(scenario);
-        let hooks = KernelHooks { set_option: Some(set_option), sample: Some(sample) };
-        let sender = KernelSender::start(cfg, hooks)?;
+        let sender = KernelSender::start(cfg, KERNEL_HOOKS)?;
         let buffer = vec![0; MAX_FRAME_LEN];
         Ok(TapWire { tap, header, sender: Some(sender), started, buffer, last: None, what })
     }
 }
 
-/// Addresses, route and sysctls of the kernel's side.
-fn configure_kernel(s: &Scenario) -> Result<()> {
-    let mut nl = Netlink::open().context("cannot talk to rtnetlink")?;
-    sysctl::disable_ipv6(DEVICE)?;
-    let flag = |on: bool| i64::from(on);
-    sysctl::write("net.ipv4.tcp_timestamps", flag(s.sender.timestamps))?;
-    sysctl::write("net.ipv4.tcp_sack", flag(s.sender.sack))?;
-    // One run must not teach the next one's route its congestion window.
-    sysctl::write("net.ipv4.tcp_no_metrics_save", 1)?;
-    for (name, value) in &s.sender.sysctls {
-        sysctl::write(name, sysctl_text(value)).with_context(|| format!("sender sysctl {name}"))?;
-    }
-    let prefix = 24;
-    nl.add_address(DEVICE, Cidr::new(IpAddr::V4(SENDER_IP), prefix)?)?;
-    if let Some(mtu) = s.route.mtu {
-        nl.set_mtu(DEVICE, mtu)?;
-    }
-    // A first flight of a thousand segments must fit the device's queue.
-    nl.set_tx_queue_len(DEVICE, 20_000)?;
-    nl.set_up(DEVICE)?;
-    if let Some(cwnd) = s.route.initcwnd {
-        let metrics = RouteMetrics::default().with(Metric::InitCwnd, cwnd);
-        let host = Cidr::new(IpAddr::V4(STACK_IP), 32)?;
-        nl.replace_route(&Route::to(host).dev(DEVICE).metrics(metrics))?;
-    }
-    Ok(())
-}
+/// What a kernel sender needs of this crate's neighbours.
+pub const KERNEL_HOOKS: KernelHooks = KernelHooks { set_option: Some(set_option), sample: Some(sample) };
 
 pub(super) fn sysctl_text(v: &SysctlValue) -> String {
     v.to_string()
 }
 
 fn kernel_config(s: &Scenario) -> (KernelConfig, String) {
-    let any = SocketAddr::new(IpAddr::V4(SENDER_IP), 0);
     let role = s.sender_role();
-    let cfg = s.kernel_config(KernelConfig {
-        local: if role == Role::Server { SocketAddr::new(SENDER_IP.into(), PORT) } else { any },
+    let cfg =
+        s.kernel_config(KernelConfig { sample_every: StdDuration::from_millis(100), ..kernel_end(role) });
+    (cfg, format!("{}, {}", kernel_name(), s.sender.congestion))
+}
+
+/// The addresses of a kernel's sender.
+#[must_use]
+pub fn kernel_end(role: Role) -> KernelConfig {
+    let port = if role == Role::Server { PORT } else { 0 };
+    KernelConfig {
+        role,
+        local: SocketAddr::new(SENDER_IP.into(), port),
         remote: SocketAddr::new(STACK_IP.into(), PORT),
-        sample_every: StdDuration::from_millis(100),
         ..KernelConfig::default()
-    });
+    }
+}
+
+/// This machine's kernel as a sender, in words.
+#[must_use]
+pub fn kernel_name() -> String {
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let what = format!("Linux {} kernel sender, {}", kernel.trim(), s.sender.congestion);
-    (cfg, what)
+    format!("Linux {} kernel sender", kernel.trim())
 }
 
 fn set_option(fd: std::os::fd::BorrowedFd<'_>, option: TcpOption) -> io::Result<()> {

@@ -8,8 +8,9 @@ use anyhow::{Context as _, Result};
 
 use super::campaign::{Bench, Verdict};
 use super::generate::{Space, Target};
+use crate::guest::Kernel;
 use crate::oracle::diff;
-use crate::oracle::recorder::{self, Kernel, Options};
+use crate::oracle::recorder::{self, Options};
 use crate::oracle::replay::{self, profile_of};
 use crate::oracle::script::{RxPath, Script};
 use crate::oracle::trace::{Header, Record, Trace};

@@ -1,4 +1,5 @@
-//! What a guest says, as lines: marks, which begin with `=`, and traces between them.
+//! What a guest says, as lines: marks, which begin with `=`, and traces between them. What is not about traces comes
+//! from [`crate::guest`].
 //!
 //! ```text
 //! =ready 6.1.176              the kernel is up and recording begins
@@ -37,11 +38,6 @@ pub(super) enum Event {
     Done,
 }
 
-/// Says that the kernel is up.
-pub(super) fn ready(out: impl Write, release: &str) -> io::Result<()> {
-    whole(out, format!("\n=ready {}\n", release.replace('\n', " ")).into_bytes())
-}
-
 /// Hands over a trace.
 pub(super) fn trace(out: impl Write, number: usize, trace: &Trace) -> io::Result<()> {
     let mut text = format!("\n=trace {number}\n").into_bytes();
@@ -53,16 +49,6 @@ pub(super) fn trace(out: impl Write, number: usize, trace: &Trace) -> io::Result
 /// Says why a script could not be recorded.
 pub(super) fn failed(out: impl Write, number: usize, why: &str) -> io::Result<()> {
     whole(out, format!("\n=failed {number} {}\n", serde_json::Value::from(why)).into_bytes())
-}
-
-/// Says why the guest gives up.
-pub(super) fn error(out: impl Write, why: &str) -> io::Result<()> {
-    whole(out, format!("\n=error {}\n", serde_json::Value::from(why)).into_bytes())
-}
-
-/// Says that all was tried.
-pub(super) fn done(out: impl Write) -> io::Result<()> {
-    whole(out, b"\n=done\n".to_vec())
 }
 
 /// In one piece, so that marks do not break into each other.
@@ -169,10 +155,10 @@ mod tests {
     fn what_is_written_is_read_in_pieces_of_any_size() {
         let t = Trace::read_all("t", TRACE.as_bytes()).unwrap().remove(0);
         let mut text = Vec::new();
-        ready(&mut text, "6.1.176").unwrap();
+        text.extend_from_slice(b"\n=ready 6.1.176\n");
         trace(&mut text, 3, &t).unwrap();
         failed(&mut text, 4, "no \"luck\"\nat all").unwrap();
-        done(&mut text).unwrap();
+        text.extend_from_slice(b"\n=done\n");
         let events = all(&text).unwrap();
         assert_eq!(
             events,
@@ -197,7 +183,7 @@ mod tests {
     #[test]
     fn an_error_in_the_middle_of_a_line_is_heard() {
         let mut text = b"\n=trace 0\n{\"header\":{\"scr".to_vec();
-        error(&mut text, "out of memory").unwrap();
+        text.extend_from_slice(b"\n=error \"out of memory\"\n");
         assert_eq!(all(&text).unwrap(), [Event::Error("out of memory".to_owned())]);
         assert_eq!(all(b"=trace 0\n{\"header\":").unwrap(), []);
     }

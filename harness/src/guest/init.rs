@@ -1,9 +1,10 @@
-//! The guest's side: the first and only process of a kernel that was booted to record.
+//! The guest's side: the first and only process of a kernel that was booted for a task.
 //!
 //! There is no shell and no other program. Whatever happens is said to the host, and then the machine goes off.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, TryLockError};
@@ -13,10 +14,10 @@ use rightedge_tapctl::link::Netlink;
 use rustix::fs::{CWD, Dev, FileType, Mode, makedev, mknodat};
 use rustix::mount::{MountFlags, mount};
 use rustix::system::{RebootCommand, reboot};
+use serde_json::Value;
 
-use super::job::{Job, OUT};
-use super::{modules, out};
-use crate::oracle::{live, recorder, script::Script};
+use super::job::{Job, OUT, Wanted};
+use super::modules;
 
 /// What the host reads.
 static OUT_FILE: OnceLock<Mutex<File>> = OnceLock::new();
@@ -32,9 +33,33 @@ const SERIAL: (u32, u32) = (4, 65);
 /// Name of the virtio port.
 pub(super) const PORT: &str = "rightedge";
 
+/// What a guest can be booted for: the name by which a job asks for it, and what it then does.
+pub type Task = fn(Value, &Host) -> Result<(), String>;
+
+/// The way from the guest to whoever booted it.
+#[derive(Debug)]
+pub struct Host(());
+
+impl Host {
+    /// Says something and waits until it is there.
+    ///
+    /// # Errors
+    /// There is no way to the host, or it is blocked.
+    pub fn say(&self, words: impl FnOnce(&mut File) -> std::io::Result<()>) -> Result<(), String> {
+        let Some(out) = OUT_FILE.get() else { return Err("no way to the host".to_owned()) };
+        let mut file = out.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        words(&mut file).map_err(|e| format!("cannot write to the host: {e}"))?;
+        // A port has nothing to wait for.
+        let _ = file.sync_data();
+        Ok(())
+    }
+}
+
 /// Takes over if this process is the init of a guest: PID 1, called as `rightedge oracle guest DIR`. Call it before
 /// anything else; it returns in every other process.
-pub fn enter_if_init() {
+///
+/// The guest says `=ready RELEASE` once it is up, whatever the task says, and `=done` or `=error "why"`.
+pub fn enter_if_init(tasks: &[(&str, Task)]) {
     if std::process::id() != 1 {
         return;
     }
@@ -44,20 +69,15 @@ pub fn enter_if_init() {
         && oracle == "oracle"
         && guest == "guest"
     {
-        init_main(Path::new(dir));
+        std::panic::set_hook(Box::new(|panic| give_up(&format!("internal error: {panic}"))));
+        match serve(Path::new(dir), tasks) {
+            Ok(()) => off(),
+            Err(why) => give_up(&why),
+        }
     }
 }
 
-/// The life of a guest: records what `dir` says and goes off.
-pub fn init_main(dir: &Path) -> ! {
-    std::panic::set_hook(Box::new(|panic| give_up(&format!("internal error: {panic}"))));
-    match serve(dir) {
-        Ok(()) => off(),
-        Err(why) => give_up(&why),
-    }
-}
-
-fn serve(dir: &Path) -> Result<(), String> {
+fn serve(dir: &Path, tasks: &[(&str, Task)]) -> Result<(), String> {
     // Some kernels put a /dev of their own over the host's, and with it over what lies in /dev/shm: before its directory
     // is mounted the job may be out of sight.
     let in_a_process = rustix::fs::statfs("/").is_ok_and(|s| s.f_type == HOSTFS);
@@ -82,51 +102,22 @@ fn serve(dir: &Path) -> Result<(), String> {
         (job, append(&port()?)?)
     };
     let _ = OUT_FILE.set(Mutex::new(file));
-    load_modules(&job.module_dirs)?;
+    load_modules(&job.wanted, &job.module_dirs)?;
     let lo = Netlink::open().and_then(|mut n| n.set_up("lo"));
     lo.map_err(|e| format!("device lo: {e}"))?;
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
-    say(|f| out::ready(f, &release))?;
-
-    let (numbers, maps): (Vec<_>, Vec<_>) = job.scripts.into_iter().unzip();
-    let scripts = maps.into_iter().map(Script::from_map).collect::<Result<Vec<_>, _>>();
-    let scripts = scripts.map_err(|e| e.to_string())?;
-    let options = recorder::Options {
-        config: job.config.clone(),
-        tries: job.tries,
-        command: job.command,
-        phase_us: job.phase_us,
-        ..recorder::Options::default()
-    };
-    let mut heard = Ok(());
-    let mut each = |i: usize, result: Result<_, live::RecordError>| {
-        let Some(number) = numbers.get(i).copied() else { return };
-        let said = say(|f| match &result {
-            Ok(trace) => out::trace(f, number, trace),
-            Err(e) => out::failed(f, number, &in_one_line(e)),
-        });
-        if heard.is_ok() {
-            heard = said;
-        }
-    };
-    live::record_batch(&scripts, &options, &mut each).map_err(|e| in_one_line(&e))?;
-    heard?;
-    say(|f| out::done(f))
+    let task = tasks.iter().find(|(name, _)| *name == job.task);
+    let (_, task) = task.ok_or_else(|| format!("task {}: no such task", job.task))?;
+    let host = Host(());
+    host.say(|f| whole(f, format!("\n=ready {release}\n")))?;
+    task(job.arguments, &host)?;
+    host.say(|f| whole(f, "\n=done\n".to_owned()))
 }
 
-/// An error with its causes.
-fn in_one_line(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(e) = next {
-        let words = e.to_string();
-        if !text.contains(&words) {
-            text.push_str(": ");
-            text.push_str(&words);
-        }
-        next = e.source();
-    }
-    text
+/// In one piece, so that marks do not break into each other.
+fn whole(file: &mut File, text: String) -> std::io::Result<()> {
+    file.write_all(text.as_bytes())?;
+    file.flush()
 }
 
 /// The file systems and devices that recording needs, all in memory.
@@ -187,59 +178,52 @@ fn port() -> Result<PathBuf, String> {
     Ok("/dev/serial".into())
 }
 
-/// Loads TUN unless it is there, and what shows the kernel's configuration.
-fn load_modules(dirs: &[PathBuf]) -> Result<(), String> {
-    let is_there = |at: &str| Path::new(at).exists();
+/// Loads what the task wants and is not there yet.
+fn load_modules(wanted: &[Wanted], dirs: &[PathBuf]) -> Result<(), String> {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
-    let mut tried = Vec::new();
-    for dir in dirs.iter().map(|d| d.join(&release)).filter(|d| d.is_dir()) {
-        tried.push(dir.display().to_string());
-        for (name, place, sign) in [
-            ("tun", "kernel/drivers/net", "/sys/class/misc/tun"),
-            // Useful, not needed.
-            ("configs", "kernel/kernel", "/proc/config.gz"),
-        ] {
-            if !is_there(sign) {
-                let files = modules::find(&dir, name, place);
-                tried.extend(files.iter().filter_map(|f| modules::load(f).err()));
+    let dirs: Vec<PathBuf> = dirs.iter().map(|d| d.join(&release)).filter(|d| d.is_dir()).collect();
+    for w in wanted {
+        let is_there = || w.sign.as_ref().is_some_and(|s| Path::new(s.as_ref()).exists());
+        let mut tried = Vec::new();
+        for dir in &dirs {
+            if is_there() {
+                break;
             }
+            tried.push(dir.display().to_string());
+            let files = modules::find(dir, &w.name, &w.place);
+            tried.extend(files.iter().filter_map(|f| modules::load(f).err()));
+        }
+        if let Some(fix) = w.needed.as_ref().filter(|_| !is_there()) {
+            let tried = if tried.is_empty() {
+                "no modules of this release are there".to_owned()
+            } else {
+                tried.join("; ")
+            };
+            return Err(format!(
+                "kernel {release} has no {} and none could be loaded ({tried}); install its modules, or build it with {fix}",
+                w.name
+            ));
         }
     }
-    if is_there("/sys/class/misc/tun") {
-        return Ok(());
-    }
-    let tried =
-        if tried.is_empty() { "no modules of this release are there".to_owned() } else { tried.join("; ") };
-    Err(format!(
-        "kernel {release} has no TUN driver and none could be loaded ({tried}); install its modules, or build it with CONFIG_TUN=y"
-    ))
-}
-
-/// Says something to the host and waits until it is there.
-fn say(words: impl FnOnce(&mut File) -> std::io::Result<()>) -> Result<(), String> {
-    let Some(out) = OUT_FILE.get() else { return Err("no way to the host".to_owned()) };
-    let mut file = out.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    words(&mut file).map_err(|e| format!("cannot write what was recorded: {e}"))?;
-    // A port has nothing to wait for.
-    let _ = file.sync_data();
     Ok(())
 }
 
 /// Says why there is no going on, to the host or else the console, and ends the machine.
 fn give_up(why: &str) -> ! {
     eprintln!("rightedge: {why}");
+    let error = format!("\n=error {}\n", Value::from(why));
     if let Some(out) = OUT_FILE.get() {
         // A panic may have come while the lock was held, by this very thread.
         for _ in 0..50 {
             match out.try_lock() {
                 Ok(mut file) => {
-                    let _ = out::error(&mut *file, why);
+                    let _ = whole(&mut file, error.clone());
                     let _ = file.sync_data();
                     break;
                 }
                 Err(TryLockError::Poisoned(file)) => {
                     let mut file = file.into_inner();
-                    let _ = out::error(&mut *file, why);
+                    let _ = whole(&mut file, error.clone());
                     let _ = file.sync_data();
                     break;
                 }

@@ -35,6 +35,13 @@ impl Uml {
         text.contains("CONFIG_").then(|| ("--showconfig".to_owned(), text))
     }
 
+    /// Its release, which the binary prints when asked.
+    pub(super) fn release(&self) -> Option<String> {
+        let shown = Command::new(&self.binary).arg("--version").output().ok()?;
+        let text = String::from_utf8_lossy(&shown.stdout).trim().to_owned();
+        (!text.is_empty() && text.len() < 100 && !text.contains('\n')).then_some(text)
+    }
+
     /// Where its modules may lie.
     pub(super) fn module_dirs(&self) -> Vec<PathBuf> {
         let beside = self.binary.parent().unwrap_or(Path::new("/"));
@@ -42,8 +49,13 @@ impl Uml {
         near.into_iter().chain(MODULE_DIRS.map(PathBuf::from)).collect()
     }
 
-    /// Boots with the job in `dir`.
-    pub(super) fn command(&self, dir: &Path, program: &Program) -> Result<Command, GuestError> {
+    /// Boots with the job in `dir`; if it is networked, descriptor 0 is the far end of its device.
+    pub(super) fn command(
+        &self,
+        dir: &Path,
+        program: &Program,
+        networked: bool,
+    ) -> Result<Command, GuestError> {
         let init = program.in_reach(dir)?;
         let shm = Path::new(job::SHM);
         let mut c = Command::new(&self.binary);
@@ -52,6 +64,7 @@ impl Uml {
             .args(["con=null", "con0=null,fd:2", "ssl=null", "umid=guest"])
             .arg(format!("uml_dir={}/", dir.display()))
             .arg(format!("init={}", init.display()))
+            .args(networked.then_some("vec0:transport=fd,fd=0,depth=128,gro=0,vec=0"))
             .args(["--", "oracle", "guest"])
             .arg(dir)
             .env_clear()

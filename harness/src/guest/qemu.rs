@@ -1,8 +1,8 @@
 //! Any kernel image under QEMU, with an initramfs made of this program.
 //!
-//! The processor is emulated and its clock counts instructions, a nanosecond each: however busy the host is, no operation
-//! slips past its tick, and time in which nothing happens takes none. What that clock cannot tell is how long the kernel's
-//! work takes on a real machine.
+//! The processor is emulated. Without a network its clock counts instructions, a nanosecond each: however busy the host is,
+//! no operation slips past its tick, and time in which nothing happens takes none. What that clock cannot tell is how long
+//! the kernel's work takes on a real machine. With a network it goes by the host's time, as whatever is behind it does.
 //!
 //! Results leave through a virtio port, for which Debian's kernels have all they need built in, or through the second
 //! serial line, which every kernel has. Neither needs a file system of the host's.
@@ -18,19 +18,17 @@ use super::{GuestError, MEMORY_MIB, Program, cpio, elf, init, modules};
 const QEMU: &str = "qemu-system-x86_64";
 /// Where the job is in the initramfs.
 const DIR: &str = "/job";
-/// What makes a virtio port, and TUN, with the places they are in if nothing was indexed.
-const MODULES: [(&str, &str); 3] = [
-    ("virtio_pci", "kernel/drivers/virtio"),
-    ("virtio_console", "kernel/drivers/char"),
-    ("tun", "kernel/drivers/net"),
-];
+/// What makes a virtio port, with the places they are in if nothing was indexed.
+const PORT_MODULES: [(&str, &str); 2] =
+    [("virtio_pci", "kernel/drivers/virtio"), ("virtio_console", "kernel/drivers/char")];
+/// And a network device.
+const NET_MODULES: [(&str, &str); 1] = [("virtio_net", "kernel/drivers/net")];
 
 /// A kernel image.
 #[derive(Debug)]
 pub(super) struct Qemu {
     image: PathBuf,
     release: String,
-    modules: Vec<PathBuf>,
     /// The kernel's configuration, if it lies about.
     config: Option<PathBuf>,
 }
@@ -53,21 +51,32 @@ impl Qemu {
                 fix: "install the package qemu-system-x86",
             });
         }
-        let (modules, config) = (find_modules(&path, &release), find_config(&path, &release));
-        Ok(Qemu { image: path, release, modules, config })
+        let config = find_config(&path, &release);
+        Ok(Qemu { image: path, release, config })
     }
 
-    /// Boots with that job.
-    pub(super) fn command(&self, dir: &Path, job: Job, program: &Program) -> Result<Command, GuestError> {
+    /// The release of its kernel.
+    pub(super) fn release(&self) -> &str {
+        &self.release
+    }
+
+    /// Boots with that job; if it is networked, descriptor 0 is the far end of its device.
+    pub(super) fn command(
+        &self,
+        dir: &Path,
+        job: Job,
+        program: &Program,
+        networked: bool,
+    ) -> Result<Command, GuestError> {
         let initrd = dir.join("initrd");
-        let bytes = self.initramfs(job, program)?;
+        let bytes = self.initramfs(job, program, networked)?;
         fs::write(&initrd, bytes).map_err(|source| GuestError::Dir { path: initrd.clone(), source })?;
         // A path's comma is an option's end, unless it is doubled.
         let escaped = |path: PathBuf| path.display().to_string().replace(',', ",,");
         let mut c = Command::new(QEMU);
         c.args(["-no-user-config", "-nodefaults", "-display", "none", "-no-reboot", "-M", "pc", "-smp", "1"])
             // All instructions, for libraries built for newer processors, but not the deeper page tables: they are slow.
-            .args(["-accel", "tcg", "-cpu", "max,la57=off", "-icount", "shift=0,sleep=off"])
+            .args(["-accel", "tcg", "-cpu", "max,la57=off"])
             .args(["-m", &MEMORY_MIB.to_string()])
             .arg("-kernel")
             .arg(&self.image)
@@ -81,11 +90,20 @@ impl Qemu {
             .args(["-chardev", &format!("file,id=port,path={}", escaped(dir.join(OUT)))])
             .args(["-device", "virtio-serial-pci"])
             .args(["-device", &format!("virtserialport,chardev=port,name={}", init::PORT)]);
+        if networked {
+            // A frame is a segment: nothing is joined or cut, and checksums are whole.
+            const PLAIN: &str = "csum=off,guest_csum=off,gso=off,guest_tso4=off,guest_tso6=off,guest_ecn=off,\
+                                 guest_ufo=off,host_tso4=off,host_tso6=off,host_ecn=off,host_ufo=off,mrg_rxbuf=off";
+            c.args(["-netdev", "dgram,id=net,local.type=fd,local.str=0"])
+                .args(["-device", &format!("virtio-net-pci,netdev=net,{PLAIN}")]);
+        } else {
+            c.args(["-icount", "shift=0,sleep=off"]);
+        }
         Ok(c)
     }
 
     /// This program as init, the libraries it needs, the modules it loads, and the job.
-    fn initramfs(&self, mut job: Job, program: &Program) -> Result<Vec<u8>, GuestError> {
+    fn initramfs(&self, mut job: Job, program: &Program, networked: bool) -> Result<Vec<u8>, GuestError> {
         let unread = |path: &Path| {
             let path = path.to_owned();
             |source| GuestError::Program { path, source }
@@ -107,7 +125,10 @@ impl Qemu {
             archive.file(&format!("boot/config-{}", self.release), &config).map_err(large)?;
         }
         job.modules.clear();
-        for (n, module) in self.modules.iter().enumerate() {
+        let net = NET_MODULES.iter().filter(|_| networked);
+        let ours = PORT_MODULES.iter().chain(net).copied();
+        let wanted = ours.chain(job.wanted.iter().map(|w| (w.name.as_ref(), w.place.as_ref())));
+        for (n, module) in find_modules(&self.image, &self.release, wanted).iter().enumerate() {
             let content =
                 fs::read(module).map_err(|source| GuestError::Dir { path: module.clone(), source })?;
             let name = module.file_name().unwrap_or_default().to_string_lossy();
@@ -142,11 +163,12 @@ fn release(head: &[u8]) -> Option<String> {
     (plain && !text.is_empty() && !text.starts_with('.')).then(|| text.to_owned())
 }
 
-/// Where what belongs to the image may lie: in boot/ it is beside lib/, or it is among its own modules.
-fn module_dirs(image: &Path, release: &str) -> [PathBuf; 5] {
+/// Where what belongs to the image may lie: below it, beside it if it is in boot/, or it is among its own modules.
+fn module_dirs(image: &Path, release: &str) -> [PathBuf; 6] {
     let beside = image.parent().unwrap_or(Path::new("/"));
     let above = beside.parent().unwrap_or(Path::new("/"));
     [
+        beside.join("lib/modules").join(release),
         above.join("lib/modules").join(release),
         above.join("usr/lib/modules").join(release),
         beside.to_owned(),
@@ -156,11 +178,15 @@ fn module_dirs(image: &Path, release: &str) -> [PathBuf; 5] {
 }
 
 /// The modules to load, in order, from the directory of modules nearest to the image.
-fn find_modules(image: &Path, release: &str) -> Vec<PathBuf> {
+fn find_modules<'a>(
+    image: &Path,
+    release: &str,
+    wanted: impl Iterator<Item = (&'a str, &'a str)>,
+) -> Vec<PathBuf> {
     let dirs = module_dirs(image, release);
     let Some(dir) = dirs.iter().find(|d| d.join("kernel").is_dir()) else { return Vec::new() };
     let mut files: Vec<PathBuf> = Vec::new();
-    for (name, place) in MODULES {
+    for (name, place) in wanted {
         for file in modules::find(dir, name, place) {
             if !files.contains(&file) {
                 files.push(file);
@@ -217,10 +243,12 @@ mod tests {
         fs::create_dir_all(root.path().join("boot")).unwrap();
         let tun = dir.join("kernel/drivers/net/tun.ko.xz");
         fs::write(&tun, "").unwrap();
-        let found = find_modules(&root.path().join("boot/vmlinuz"), "9.9-none");
+        let find =
+            |image: &Path, release| find_modules(image, release, [("tun", "kernel/drivers/net")].into_iter());
+        let found = find(&root.path().join("boot/vmlinuz"), "9.9-none");
         assert_eq!(found, std::slice::from_ref(&tun));
-        assert_eq!(find_modules(&dir.join("vmlinuz"), "9.9-none"), [tun]);
-        assert!(find_modules(&root.path().join("boot/vmlinuz"), "9.8-none").is_empty());
+        assert_eq!(find(&dir.join("vmlinuz"), "9.9-none"), [tun]);
+        assert!(find(&root.path().join("boot/vmlinuz"), "9.8-none").is_empty());
 
         let config = |image: &str| find_config(&root.path().join(image), "9.9-none");
         fs::write(root.path().join("boot/config"), "").unwrap();

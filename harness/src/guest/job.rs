@@ -1,5 +1,6 @@
 //! What a guest is told, and the directory it is told in.
 
+use std::borrow::Cow;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,14 +8,13 @@ use std::time::{Duration, SystemTime};
 
 use rustix::fs::{FlockOperation, StatVfsMountFlags};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::GuestError;
-use crate::oracle::script::{Op, Script, Settle};
 
 /// What there is to do.
 pub(super) const JOB: &str = "job.json";
-/// What was recorded, as [`super::out`] writes it.
+/// What the guest says.
 pub(super) const OUT: &str = "out.jsonl";
 /// The same over a second way, where the first does not exist.
 pub(super) const OUT_SERIAL: &str = "out-serial.jsonl";
@@ -27,24 +27,49 @@ pub(super) const SHM: &str = "/dev/shm";
 /// Room that a directory of a guest must have: the memory of a kernel in a process lies in it.
 const ROOM: u64 = 640 << 20;
 
+/// A kernel module that a task wants, unless what it brings is there already.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Wanted {
+    /// Its name.
+    pub name: Cow<'static, str>,
+    /// The directory it is in below that of the release, if nothing was indexed.
+    pub place: Cow<'static, str>,
+    /// The file that is there once it is, if there is one.
+    pub sign: Option<Cow<'static, str>>,
+    /// Why there is no going on without it: what to build into the kernel.
+    pub needed: Option<Cow<'static, str>>,
+}
+
+impl Wanted {
+    /// TAP and TUN devices.
+    pub const TUN: Wanted = Wanted {
+        name: Cow::Borrowed("tun"),
+        place: Cow::Borrowed("kernel/drivers/net"),
+        sign: Some(Cow::Borrowed("/sys/class/misc/tun")),
+        needed: Some(Cow::Borrowed("CONFIG_TUN=y")),
+    };
+    /// What shows the kernel's configuration.
+    pub const CONFIGS: Wanted = Wanted {
+        name: Cow::Borrowed("configs"),
+        place: Cow::Borrowed("kernel/kernel"),
+        sign: Some(Cow::Borrowed("/proc/config.gz")),
+        needed: None,
+    };
+}
+
 /// What a guest is told.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Job {
-    /// The scripts, by the numbers that results name.
-    pub(super) scripts: Vec<(usize, Map<String, Value>)>,
-    /// As in the options.
-    pub(super) tries: u32,
-    /// As in the options.
-    pub(super) phase_us: u32,
-    /// As in the options.
-    pub(super) command: Option<String>,
-    /// As in the options.
-    #[serde(default)]
-    pub(super) config: Option<(String, String)>,
-    /// Kernel modules, in the order they are loaded.
-    pub(super) modules: Vec<PathBuf>,
-    /// Where directories of modules lie, named by release, if TUN is still missing.
-    pub(super) module_dirs: Vec<PathBuf>,
+pub struct Job {
+    /// The name of the task.
+    pub task: String,
+    /// What the task is told.
+    pub arguments: Value,
+    /// Modules that the task wants.
+    pub wanted: Vec<Wanted>,
+    /// Files of modules that were packed, in the order they are loaded.
+    pub modules: Vec<PathBuf>,
+    /// Where directories of modules lie, named by release.
+    pub module_dirs: Vec<PathBuf>,
 }
 
 impl Job {
@@ -64,7 +89,8 @@ impl Job {
 }
 
 /// A directory for one guest. It goes with the value; one whose process was killed goes when the next is made.
-pub(super) struct JobDir {
+#[derive(Debug)]
+pub struct JobDir {
     dir: tempfile::TempDir,
     // Held, not read.
     _lock: File,
@@ -130,27 +156,6 @@ fn sweep(base: &Path) {
     }
 }
 
-/// How long a guest may be silent while it records this: four times what the script takes for every try, and a
-/// minute.
-pub(super) fn patience(script: &Script, tries: u32) -> Duration {
-    /// The longest tick there is, milliseconds.
-    const TICK: u64 = 10;
-    let mut ms = script.handshake.ack_delay_ms.saturating_add(1_000);
-    for step in &script.steps {
-        let settle = match step.settle {
-            // The longest a delayed ACK waits.
-            Settle::Ack => 250,
-            Settle::None => 0,
-            Settle::Ms(ms) => ms,
-        };
-        let sleep = if let Op::Sleep { ms } = step.op { ms } else { 0 };
-        let start = u64::from(step.gap).saturating_mul(TICK).saturating_add(u64::from(step.phase_us) / 1_000);
-        ms = ms.saturating_add(settle).saturating_add(sleep).saturating_add(start);
-    }
-    let all = ms.saturating_mul(u64::from(tries.max(1))).saturating_mul(4).saturating_add(60_000);
-    Duration::from_millis(all)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -191,30 +196,18 @@ mod tests {
     #[test]
     fn a_job_survives_the_way() {
         let dir = tempfile::tempdir().unwrap();
-        let script = Script::parse_all("t", r#"{"name":"a","note":"…\n"}"#, None).unwrap().remove(0);
         let job = Job {
-            scripts: vec![(7, script.raw.clone())],
-            tries: 3,
-            phase_us: 500,
-            command: Some("rightedge".to_owned()),
-            config: Some(("--showconfig".to_owned(), "CONFIG_HZ=100".to_owned())),
+            task: "record".to_owned(),
+            arguments: serde_json::json!({"note": "…\n"}),
+            wanted: vec![Wanted::TUN],
             modules: vec!["/m/a.ko".into()],
             module_dirs: Vec::new(),
         };
         job.write(dir.path()).unwrap();
         let again = Job::read(dir.path()).unwrap();
-        assert_eq!((again.tries, again.phase_us), (3, 500));
-        assert_eq!(again.scripts, [(7, script.raw)]);
+        assert_eq!((again.task, again.arguments), (job.task, job.arguments));
+        assert_eq!(again.wanted.first().unwrap().name, "tun");
         fs::write(dir.path().join(JOB), "{}").unwrap();
         assert!(Job::read(dir.path()).unwrap_err().contains("job.json"));
-    }
-
-    #[test]
-    fn patience_follows_the_script() {
-        let of = |text: &str| patience(&Script::parse_all("t", text, None).unwrap().remove(0), 5).as_secs();
-        assert_eq!(of("{}"), 80);
-        assert!(of(r#"{"ops":[{"op":"sleep","ms":100000}]}"#) > 2_000);
-        let long = r#"{"ops":[{"op":"repeat","n":19000,"ops":[{"op":"sleep","ms":3600000,"gap":1000000}]}]}"#;
-        assert!(of(long) > 1_000_000_000);
     }
 }
