@@ -9,8 +9,8 @@
 //	  -o OUT gvisor.go
 //
 // Besides `nodelay`, RIGHTEDGE_OPTIONS may hold `cc=reno|cubic` and
-// `sack=on|off`; without them netstack's own defaults hold (reno, off). The
-// program also builds with Debian's gVisor of 2024.
+// `sack=on|off`; without them netstack's own defaults hold: reno, and off. The
+// program also builds with Debian's gVisor of 2024, where SACK is on.
 package main
 
 import (
@@ -19,7 +19,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/netip"
 	"os"
 	"strconv"
@@ -39,9 +38,6 @@ import (
 
 // version is set by the linker: netstack does not know its own.
 var version = "unknown"
-
-// line is the harness's socket. It is open both ways, whatever its name says.
-var line = os.Stdin
 
 var errGone = errors.New("the harness is gone")
 
@@ -68,13 +64,11 @@ func isZero[T comparable](v T) bool {
 }
 
 var names = map[string]string{
-	"*tcpip.ErrConnectionReset":    "ECONNRESET",
-	"*tcpip.ErrConnectionRefused":  "ECONNREFUSED",
-	"*tcpip.ErrConnectionAborted":  "ECONNABORTED",
-	"*tcpip.ErrTimeout":            "ETIMEDOUT",
-	"*tcpip.ErrHostUnreachable":    "EHOSTUNREACH",
-	"*tcpip.ErrNetworkUnreachable": "ENETUNREACH",
-	"*tcpip.ErrAborted":            "EPIPE", // a reset after the receiver's FIN, as on Linux
+	"*tcpip.ErrConnectionReset":   "ECONNRESET",
+	"*tcpip.ErrConnectionRefused": "ECONNREFUSED",
+	"*tcpip.ErrTimeout":           "ETIMEDOUT",
+	"*tcpip.ErrHostUnreachable":   "EHOSTUNREACH",
+	"*tcpip.ErrAborted":           "EPIPE", // a reset after the receiver's FIN, as on Linux
 }
 
 func named(err tcpip.Error) error {
@@ -99,7 +93,7 @@ const period = 65521
 func receive(link *channel.Endpoint, gone chan<- struct{}) {
 	frame := make([]byte, link.MTU()+1) // one more, to know the oversized
 	for {
-		n, err := line.Read(frame)
+		n, err := os.Stdin.Read(frame)
 		if n == 0 || err != nil {
 			close(gone)
 			return
@@ -129,7 +123,7 @@ func transmit(ctx context.Context, link *channel.Endpoint, flushed chan<- struct
 			return
 		}
 		view := pkt.ToView()
-		line.Write(view.AsSlice()) // a failure is a lost frame; receive notices a hang-up
+		os.Stdin.Write(view.AsSlice()) // it is open both ways; a failure is a lost frame; receive notices a hang-up
 		view.Release()
 		pkt.DecRef()
 	}
@@ -224,8 +218,8 @@ func (p *peer) finish() error {
 func main() {
 	own, err := netip.ParsePrefix(os.Getenv("RIGHTEDGE_ADDRESS"))
 	need(err == nil && own.Addr().Is4(), "RIGHTEDGE_ADDRESS must be an IPv4 address with prefix")
-	mac, err := net.ParseMAC(os.Getenv("RIGHTEDGE_MAC"))
-	need(err == nil && len(mac) == 6 && mac[0]&1 == 0, "RIGHTEDGE_MAC must be one station's Ethernet address")
+	mac, err := tcpip.ParseMACAddress(os.Getenv("RIGHTEDGE_MAC"))
+	need(err == nil && mac[0]&1 == 0, "RIGHTEDGE_MAC must be one station's Ethernet address")
 	mtu, err := strconv.ParseUint(os.Getenv("RIGHTEDGE_MTU"), 10, 32)
 	need(err == nil && mtu >= 68 && mtu <= 1500, "RIGHTEDGE_MTU must be a number from 68 to 1500")
 	remote, err := netip.ParseAddrPort(os.Getenv("RIGHTEDGE_RECEIVER"))
@@ -256,7 +250,7 @@ func main() {
 	}
 	// The queue holds more than a window, so that no burst is cut. The Ethernet
 	// layer takes its header off the MTU of the link below.
-	link := channel.New(4096, uint32(mtu)+header.EthernetMinimumSize, tcpip.LinkAddress(mac))
+	link := channel.New(4096, uint32(mtu)+header.EthernetMinimumSize, mac)
 	must(s.CreateNIC(1, ethernet.New(link)))
 	ownAddress := tcpip.AddressWithPrefix{Address: address(own.Addr()), PrefixLen: own.Bits()}
 	must(s.AddProtocolAddress(1, tcpip.ProtocolAddress{Protocol: ipv4.ProtocolNumber, AddressWithPrefix: ownAddress}, stack.AddressProperties{}))

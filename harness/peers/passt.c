@@ -207,10 +207,13 @@ static void start_passt(void)
 static void connect_tcp(void)
 {
     struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = htons(HOST_PORT) };
-    int on = nodelay;
+    int on = nodelay, mss = 536;
     to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     tcp_fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    /* passt narrows this connection's window to the receiver's. Segments as large as `lo` has them would not fit, and
+     * the kernel would send one at each 200 ms tick of its persist timer only. */
     if (tcp_fd < 0 || setsockopt(tcp_fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on) < 0 ||
+        setsockopt(tcp_fd, IPPROTO_TCP, TCP_MAXSEG, &mss, sizeof mss) < 0 ||
         connect(tcp_fd, (struct sockaddr *)&to, sizeof to) < 0) /* the kernel answers for passt, at once */
         fail(errno);
 }
@@ -362,7 +365,7 @@ int main(void)
         }
 
         struct pollfd fds[3] = {
-            { .fd = 0, .events = out_fill ? 0 : POLLIN },
+            { .fd = 0, .events = out_fill ? 0 : POLLIN }, /* one frame at a time */
             { .fd = passt_fd, .events = out_fill ? POLLIN | POLLOUT : POLLIN },
             { .fd = tcp_fd, .events = (short)((end_of_stream ? 0 : POLLIN) | (phase == WRITING ? POLLOUT : 0)) },
         };

@@ -58,14 +58,17 @@ def number(name, text, least, most):
     return int(text)
 
 
-def settings():
+def address_and_number(name, separator, most):
+    address, _, rest = setting(name).partition(separator)
     try:
-        address = ipaddress.IPv4Interface(setting("RIGHTEDGE_ADDRESS"))
-        receiver, _, port = setting("RIGHTEDGE_RECEIVER").partition(":")
-        receiver = ipaddress.IPv4Address(receiver)
+        return str(ipaddress.IPv4Address(address)), number(name, rest, 1, most)
     except ValueError as error:
-        usage(error)
-    port = number("RIGHTEDGE_RECEIVER", port, 1, 65535)
+        usage(f"{name}: {error}")
+
+
+def settings():
+    address, prefix = address_and_number("RIGHTEDGE_ADDRESS", "/", 32)
+    receiver, port = address_and_number("RIGHTEDGE_RECEIVER", ":", 65535)
     mac = setting("RIGHTEDGE_MAC")
     if not re.fullmatch(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}", mac) or int(mac[:2], 16) & 1:
         usage(f"RIGHTEDGE_MAC: not a unicast hardware address: {mac!r}")
@@ -76,7 +79,7 @@ def settings():
             usage(f"RIGHTEDGE_OPTIONS: {word!r} is not known")
     if not stat.S_ISSOCK(os.fstat(0).st_mode):
         usage("descriptor 0 is not a socket")
-    return str(address), str(receiver), port, mac.lower(), mtu, total
+    return f"{address}/{prefix}", receiver, port, mac.lower(), mtu, total
 
 
 def watch_harness():

@@ -215,6 +215,15 @@ static const char *reason(bool by_frame, unsigned flags)
     return !strcmp(state, "LAST_ACK") ? NULL : "ECONNABORTED";
 }
 
+/* Only ARP and whole IPv4 packets: libslirp speaks more than a receiver does, and its reassembly of fragments can
+ * bring the process down. */
+static bool wanted(const uint8_t *frame, ssize_t length)
+{
+    bool ipv4 = length >= 34 && frame[12] == 8 && frame[13] == 0;
+    bool arp = length >= 42 && frame[12] == 8 && frame[13] == 6;
+    return arp || (ipv4 && !(frame[20] & 0x3f) && !frame[21]);
+}
+
 static void read_frames(Slirp *slirp)
 {
     static uint8_t frame[FRAME_MAX];
@@ -227,7 +236,7 @@ static void read_frames(Slirp *slirp)
                 perror("slirp peer: descriptor 0");
             exit(length < 0 && errno == ENOTSOCK ? 2 : 1); /* the harness has gone */
         }
-        if (length > (ssize_t)sizeof frame)
+        if (length > (ssize_t)sizeof frame || !wanted(frame, length))
             continue;
         slirp_input(slirp, frame, (int)length);
         if (gone)

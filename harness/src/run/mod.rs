@@ -18,7 +18,7 @@ use rightedge_tapctl::netns;
 
 use self::engine::Engine;
 use self::report::RunReport;
-use self::wire::{ModelWire, STACK_IP, STACK_MAC, TapWire, Wire};
+use self::wire::{ModelWire, STACK_IP, STACK_MAC, Wire, tap::TapWire};
 use crate::record::{self, RunDir, Status, WireInfo};
 use crate::scenario::{Clock, Scenario};
 
@@ -90,7 +90,7 @@ impl RunSpec {
         let r = &self.scenario.receiver;
         let mut sysctls = Sysctls::defaults(&self.profile, memory_bytes());
         for (name, value) in &r.sysctls {
-            sysctls.set(&self.profile, name, &wire::sysctl_text(value))?;
+            sysctls.set(&self.profile, name, &value.to_string())?;
         }
         for (name, value) in &self.sysctls {
             sysctls.set(&self.profile, name, value)?;
@@ -172,7 +172,7 @@ pub fn run_one(spec: &RunSpec, path: &Path, force: bool, stop: &Arc<AtomicBool>)
     let dir = RunDir::create(path, options)?;
     dir.write_plan(&serde_json::json!({ "version": env!("CARGO_PKG_VERSION"), "plan": spec }))?;
     match spec.sender {
-        SenderKind::Model => drive(spec, ModelWire::new(&spec.scenario, spec.clock), dir, stop),
+        SenderKind::Model => drive(spec, ModelWire::of(&spec.scenario, spec.clock), dir, stop),
         SenderKind::Kernel => {
             // The namespace ends with the thread, and the device with it, whatever ends the process.
             let result = netns::run_in_new_netns(|| {

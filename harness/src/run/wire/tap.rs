@@ -1,17 +1,12 @@
-//! What the stack is attached to: a TAP device with a real kernel sender behind it, or the model sender.
-//!
-//! Both are a [`Wire`]: frames in and out, a clock, and a way to wait. The run loop does not know which it has.
+//! A TAP device with the kernel's own TCP behind it.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration as StdDuration;
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
-use rightedge_stack::{
-    time::{Duration, Instant},
-    wire::{MacAddr, RxMeta},
-};
+use rightedge_stack::{time::Instant, wire::RxMeta};
 use rightedge_tapctl::{
     link::{Cidr, Metric, Netlink, Route, RouteMetrics},
     observe::KernelSocketView,
@@ -20,179 +15,15 @@ use rightedge_tapctl::{
     vnet::{GsoType, VnetHdr, VnetHdrSize},
 };
 
-use crate::scenario::{Clock, Scenario, SysctlValue};
+use super::{PORT, SENDER_IP, STACK_IP, SenderReport, Wire, nap, since};
+use crate::scenario::Scenario;
 use crate::sender::{
     End, Role,
     kernel::{KernelConfig, KernelHooks, KernelSender, TcpOption, TcpSample},
-    model::{ModelConfig, ModelSender},
 };
 
-/// The sender's address.
-pub const SENDER_IP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
-/// The stack's address.
-pub const STACK_IP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
-/// The stack's hardware address.
-pub const STACK_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
-/// The model sender's hardware address.
-pub const SENDER_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
-/// The port of whoever listens.
-pub const PORT: u16 = 5001;
 /// The device in the run's own namespace.
 const DEVICE: &str = "rightedge0";
-
-/// What became of the sender.
-#[derive(Clone, Debug, Default, serde::Serialize)]
-pub struct SenderReport {
-    /// Kind and settings, in words.
-    pub what: String,
-    /// Bytes its application wrote.
-    pub written: u64,
-    /// Its error, as an errno name.
-    pub error: Option<String>,
-    /// Segments it sent again.
-    pub retransmits: u64,
-    /// Congestion window in segments, last seen.
-    pub cwnd: u32,
-    /// Smoothed round trip, µs, last seen.
-    pub rtt_us: u64,
-    /// Everything else it knows.
-    pub detail: serde_json::Value,
-}
-
-/// Frames, a clock and a way to wait.
-pub trait Wire {
-    /// The time now.
-    fn now(&mut self) -> Instant;
-    /// The next frame from the sender, if one is there.
-    ///
-    /// # Errors
-    /// The device failed.
-    fn recv(&mut self, now: Instant) -> Result<Option<(Bytes, RxMeta)>>;
-    /// Sends a frame to the sender.
-    ///
-    /// # Errors
-    /// The device failed.
-    fn send(&mut self, now: Instant, frame: &Bytes) -> Result<()>;
-    /// Waits for a frame, at the longest until `until`, and never longer than `at_most` of real time.
-    ///
-    /// # Errors
-    /// The device failed.
-    fn wait(&mut self, until: Option<Instant>, at_most: StdDuration) -> Result<()>;
-    /// Nothing more will come from the sender.
-    fn sender_done(&self) -> bool;
-    /// The sender's figures.
-    fn sender(&mut self) -> SenderReport;
-    /// Ends the sender.
-    fn stop(&mut self, now: Instant);
-}
-
-// ---- the model sender ----------------------------------------------------------------------------------------------
-
-/// The embedded model sender; in virtual time the clock jumps to whatever happens next.
-pub struct ModelWire {
-    model: ModelSender,
-    clock: Clock,
-    virtual_now: Instant,
-    started: std::time::Instant,
-    what: String,
-}
-
-impl ModelWire {
-    /// The sender that `scenario` describes.
-    #[must_use]
-    pub fn new(scenario: &Scenario, clock: Clock) -> Self {
-        let cfg = model_config(scenario);
-        let what = format!("model sender ({clock:?} clock)").to_lowercase();
-        ModelWire {
-            model: ModelSender::new(cfg, Instant::ZERO),
-            clock,
-            virtual_now: Instant::ZERO,
-            started: std::time::Instant::now(),
-            what,
-        }
-    }
-}
-
-fn model_config(s: &Scenario) -> ModelConfig {
-    let role = s.sender_role();
-    s.model_config(ModelConfig {
-        mac: SENDER_MAC.0,
-        peer_mac: STACK_MAC.0,
-        addr: SENDER_IP,
-        peer_addr: STACK_IP,
-        port: if role == Role::Server { PORT } else { 40_000 },
-        peer_port: PORT,
-        ..ModelConfig::default()
-    })
-}
-
-impl Wire for ModelWire {
-    fn now(&mut self) -> Instant {
-        match self.clock {
-            Clock::Virtual => self.virtual_now,
-            Clock::Real => since(self.started),
-        }
-    }
-
-    fn recv(&mut self, now: Instant) -> Result<Option<(Bytes, RxMeta)>> {
-        if self.model.poll_timeout().is_some_and(|t| t <= now) {
-            self.model.handle_timeout(now);
-        }
-        Ok(self
-            .model
-            .poll_transmit(now)
-            .map(|(frame, gso_size)| (frame, RxMeta { gso_size, ..RxMeta::default() })))
-    }
-
-    fn send(&mut self, now: Instant, frame: &Bytes) -> Result<()> {
-        self.model.on_frame(now, frame);
-        Ok(())
-    }
-
-    fn wait(&mut self, until: Option<Instant>, at_most: StdDuration) -> Result<()> {
-        let next = [until, self.model.poll_timeout()].into_iter().flatten().min();
-        match self.clock {
-            Clock::Virtual => {
-                // Nothing ever happens again: the run loop's own limit ends the run.
-                let next = next.unwrap_or(Instant::FAR_FUTURE);
-                self.virtual_now = next.max(self.virtual_now);
-            }
-            Clock::Real => {
-                let now = since(self.started);
-                let nap = next.map_or(at_most, |t| StdDuration::from_nanos(t.since(now).as_nanos()));
-                std::thread::sleep(nap.min(at_most));
-            }
-        }
-        Ok(())
-    }
-
-    fn sender_done(&self) -> bool {
-        self.model.is_over()
-    }
-
-    fn sender(&mut self) -> SenderReport {
-        let s = self.model.stats();
-        SenderReport {
-            what: self.what.clone(),
-            written: s.bytes_written,
-            error: s.error.map(str::to_owned),
-            retransmits: s.retransmits,
-            cwnd: s.cwnd,
-            rtt_us: s.srtt.map_or(0, Duration::as_micros),
-            detail: serde_json::to_value(&s).unwrap_or_default(),
-        }
-    }
-
-    fn stop(&mut self, now: Instant) {
-        self.model.stop(now, End::Abort);
-    }
-}
-
-fn since(start: std::time::Instant) -> Instant {
-    Instant::from_nanos(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX))
-}
-
-// ---- the kernel sender ---------------------------------------------------------------------------------------------
 
 /// A TAP device in the current thread's network namespace, with the kernel's own TCP behind it.
 pub struct TapWire {
@@ -288,10 +119,6 @@ impl TapWire {
 
 /// What a kernel sender needs of this crate's neighbours.
 pub const KERNEL_HOOKS: KernelHooks = KernelHooks { set_option: Some(set_option), sample: Some(sample) };
-
-pub(super) fn sysctl_text(v: &SysctlValue) -> String {
-    v.to_string()
-}
 
 fn kernel_config(s: &Scenario) -> (KernelConfig, String) {
     let role = s.sender_role();
@@ -399,9 +226,7 @@ impl Wire for TapWire {
     }
 
     fn wait(&mut self, until: Option<Instant>, at_most: StdDuration) -> Result<()> {
-        let now = since(self.started);
-        let nap = until.map_or(at_most, |t| StdDuration::from_nanos(t.since(now).as_nanos())).min(at_most);
-        match self.tap.wait_readable(Some(nap)) {
+        match self.tap.wait_readable(Some(nap(since(self.started), until, at_most))) {
             Ok(_) => Ok(()),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(()),
             Err(e) => Err(e).context("cannot wait for the TAP device"),
