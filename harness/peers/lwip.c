@@ -285,9 +285,10 @@ int main(void)
         if ((length < 0 && errno == EINTR) || length > (ssize_t)sizeof frame)
             continue;
         if (length <= 0) {
-            if (length < 0 && errno != ECONNRESET)
+            bool usage = length < 0 && errno == ENOTSOCK;
+            if (usage)
                 perror("lwip peer: descriptor 0");
-            _exit(length < 0 && errno == ENOTSOCK ? 2 : 1); /* the harness has gone */
+            _exit(usage ? 2 : 1); /* else the harness has gone */
         }
         struct pbuf *p = pbuf_alloc(PBUF_RAW, (u16_t)(length + ETH_PAD_SIZE), PBUF_RAM);
         if (p && (pbuf_take_at(p, frame, (u16_t)length, ETH_PAD_SIZE) != ERR_OK || tcpip_input(p, &nic) != ERR_OK))

@@ -36,11 +36,9 @@
 #include <libslirp.h>
 
 #define FRAME_MAX 1514
-#define FRAMES_AT_ONCE 32 /* then libslirp's timers and sockets have their turn */
-#define PERIOD 65521      /* of the pattern */
-#define REPORT_MS 250     /* between two lines about the progress */
-#define TCP_FLAGS 47      /* offset in a frame whose IPv4 header has no options */
-#define RST 4
+#define FRAMES_AT_ONCE 32   /* then libslirp's timers and sockets have their turn */
+#define PERIOD 65521        /* of the pattern */
+#define REPORT_NS 250000000 /* between two lines about the progress */
 
 enum { LINK, CLIENT, SLIRP, POLLED = 16 }; /* places in polled[]; libslirp's own descriptors follow from SLIRP on */
 
@@ -89,8 +87,8 @@ static void configure(void)
     if (sscanf(text, "%2x:%2x:%2x:%2x:%2x:%2x%n", &mac, &mac, &mac, &mac, &mac, &mac, &end) != 6 || text[end])
         misuse("RIGHTEDGE_MAC");
 
-    text = need("RIGHTEDGE_MTU");
-    if (sscanf(text, "%5u%n", &mtu, &end) != 1 || text[end] || mtu < 68 || mtu > FRAME_MAX - 14)
+    text = need("RIGHTEDGE_MTU"); /* libslirp's least MSS is 32, with less room it would send fragments */
+    if (sscanf(text, "%5u%n", &mtu, &end) != 1 || text[end] || mtu < 72 || mtu > FRAME_MAX - 14)
         misuse("RIGHTEDGE_MTU");
 
     text = need("RIGHTEDGE_BYTES");
@@ -115,18 +113,14 @@ static int64_t now_ns(void *opaque)
     return now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
 }
 
-/* Returns for how many ms there is nothing to say, -1 if until something is written again. */
-static int tell_written(bool at_once)
+/* What is left unsaid here is said half a second later at the most: libslirp's slow timer wakes the loop. */
+static void tell_written(bool at_once)
 {
-    int64_t wait = told_at + REPORT_MS - now_ns(NULL) / 1000000;
-    if (told == written)
-        return -1;
-    if (!at_once && wait > 0)
-        return (int)wait;
+    if (told == written || (!at_once && now_ns(NULL) - told_at < REPORT_NS))
+        return;
     printf("written %" PRIu64 "\n", told = written);
     fflush(stdout);
-    told_at = now_ns(NULL) / 1000000;
-    return -1;
+    told_at = now_ns(NULL);
 }
 
 static void leave(const char *error)
@@ -205,23 +199,19 @@ static void look(Slirp *slirp)
     free(list);
 }
 
-/* The connection has gone from libslirp, during the input of a frame (with its TCP flags) or by a timer (without). */
-static const char *reason(bool by_frame, unsigned flags)
+/* Why libslirp dropped the connection on this frame. */
+static const char *reason(const uint8_t *frame, ssize_t length)
 {
-    if (!by_frame)
-        return "ETIMEDOUT"; /* it does not say which timer; all of them mean that an answer is missing */
-    if (flags & RST)
+    ssize_t flags = 14 + (frame[14] & 15) * 4 + 13;
+    if (flags < length && frame[flags] & TH_RST)
         return strcmp(state, "SYN_SENT") ? "ECONNRESET" : "ECONNREFUSED";
-    return !strcmp(state, "LAST_ACK") ? NULL : "ECONNABORTED";
+    return !strcmp(state, "LAST_ACK") ? NULL : "ECONNABORTED"; /* or it reset the connection itself */
 }
 
-/* Only ARP and whole IPv4 packets: libslirp speaks more than a receiver does, and its reassembly of fragments can
- * bring the process down. */
+/* Only ARP and whole IPv4 packets. A receiver sends nothing else, and libslirp 4.7 can crash on fragments. */
 static bool wanted(const uint8_t *frame, ssize_t length)
 {
-    bool ipv4 = length >= 34 && frame[12] == 8 && frame[13] == 0;
-    bool arp = length >= 42 && frame[12] == 8 && frame[13] == 6;
-    return arp || (ipv4 && !(frame[20] & 0x3f) && !frame[21]);
+    return length >= 34 && frame[12] == 8 && (frame[13] == 6 || (!frame[13] && !(frame[20] & 0x3f) && !frame[21]));
 }
 
 static void read_frames(Slirp *slirp)
@@ -232,15 +222,16 @@ static void read_frames(Slirp *slirp)
         if (length < 0 && (errno == EAGAIN || errno == EINTR))
             return;
         if (length <= 0) {
-            if (length < 0 && errno != ECONNRESET)
+            bool usage = length < 0 && errno == ENOTSOCK;
+            if (usage)
                 perror("slirp peer: descriptor 0");
-            exit(length < 0 && errno == ENOTSOCK ? 2 : 1); /* the harness has gone */
+            exit(usage ? 2 : 1); /* else the harness has gone */
         }
         if (length > (ssize_t)sizeof frame || !wanted(frame, length))
             continue;
         slirp_input(slirp, frame, (int)length);
         if (gone)
-            leave(reason(true, length > TCP_FLAGS ? frame[TCP_FLAGS] : 0));
+            leave(reason(frame, length));
         look(slirp);
     }
 }
@@ -300,34 +291,31 @@ int main(void)
         .vnetmask = netmask,
         .vhost = address, /* connections from the loopback appear with this one */
         .vnameserver = address,
-        .vdhcp_start = receiver,
         .if_mtu = mtu,
         .if_mru = mtu,
-        .disable_host_loopback = true,
         .disable_dns = true,
         .disable_dhcp = true,
     };
     Slirp *slirp = slirp_new(&config, &callbacks, NULL);
-    if (!slirp || slirp_add_hostfwd(slirp, 0, forward.sin_addr, 0, receiver, (int)port) < 0) {
-        fprintf(stderr, "slirp peer: cannot forward a port of the loopback: %s\n", strerror(errno));
-        return 2;
-    }
+    int client = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    setsockopt(client, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on); /* the loopback is not to hold back a tail */
+    polled[LINK] = (struct pollfd){ .fd = 0, .events = POLLIN };
+    polled[CLIENT] = (struct pollfd){ .fd = client, .events = POLLIN | POLLOUT };
+    polled_count = SLIRP;
     /* Port 0 lets the kernel choose. libslirp does not tell what it chose, but asks for its listening socket to be
      * polled, and at this time it has no other. */
-    polled_count = SLIRP;
-    slirp_pollfds_fill(slirp, &timeout, add_poll, NULL);
-    polled[LINK] = (struct pollfd){ .fd = 0, .events = POLLIN };
-    polled[CLIENT] = (struct pollfd){ .fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), .events = POLLIN | POLLOUT };
-    setsockopt(polled[CLIENT].fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on); /* the loopback is not to hold back a tail */
-    if (polled_count == SLIRP || getsockname(polled[SLIRP].fd, (struct sockaddr *)&forward, &forward_size) < 0 ||
-        (connect(polled[CLIENT].fd, (struct sockaddr *)&forward, sizeof forward) < 0 && errno != EINPROGRESS)) {
+    bool forwards = slirp && slirp_add_hostfwd(slirp, 0, forward.sin_addr, 0, receiver, (int)port) == 0;
+    if (forwards)
+        slirp_pollfds_fill(slirp, &timeout, add_poll, NULL);
+    if (!forwards || getsockname(polled[SLIRP].fd, (struct sockaddr *)&forward, &forward_size) < 0 ||
+        (connect(client, (struct sockaddr *)&forward, sizeof forward) < 0 && errno != EINPROGRESS)) {
         fprintf(stderr, "slirp peer: cannot connect to its own forwarded port: %s\n", strerror(errno));
         return 2;
     }
 
     for (;;) {
-        int quiet = tell_written(false);
-        timeout = quiet < 0 ? UINT32_MAX : (uint32_t)quiet;
+        tell_written(false);
+        timeout = UINT32_MAX;
         polled_count = SLIRP;
         slirp_pollfds_fill(slirp, &timeout, add_poll, NULL);
         polled[LINK].revents = polled[CLIENT].revents = 0;
@@ -336,7 +324,7 @@ int main(void)
             read_frames(slirp); /* before libslirp sends, which a fresh ARP entry may now allow */
         slirp_pollfds_poll(slirp, ready < 0, get_revents, NULL);
         if (gone)
-            leave(reason(false, 0));
+            leave("ETIMEDOUT"); /* by a timer; whichever it was, an answer was missing */
         look(slirp);
         if (!strcmp(state, "TIME_WAIT"))
             leave(NULL);

@@ -9,6 +9,7 @@
 //! | [`sender`] | the kernel's TCP and the model sender |
 //! | [`record`] | the run directory |
 //! | [`observer`] | a second pair of eyes on the wire that shares no parser with the stack |
+//! | [`contained`] | child processes that leave nothing behind |
 //! | [`guest`] | kernels booted for one task |
 //! | [`oracle`] | live kernels as judges of the stack |
 //! | [`explain`] | why a packet carried its window, in words |
@@ -20,6 +21,7 @@
 pub mod chart;
 pub mod cli;
 pub mod commands;
+pub mod contained;
 pub mod doctor;
 pub mod explain;
 pub mod guest;

@@ -26,26 +26,21 @@ pub use job::{Job, JobDir, Wanted};
 pub use kernel::{Kernel, UML};
 
 use std::fs::File;
-use std::io::{self, PipeReader, Read as _};
+use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc;
 use std::time::Duration;
 
 use rightedge_tapctl::process;
-use rustix::process::{
-    Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, kill_process_group, prlimit, waitid,
-};
 
 use serde_json::Value;
 
+use crate::contained::{Apart, Contained};
+
 /// Memory of a guest. Its limits on TCP memory follow from it.
 const MEMORY_MIB: u32 = 512;
-/// What is kept of a console, bytes.
-const CONSOLE: usize = 8 << 10;
 /// How a kernel begins its last words.
 const PANIC: &str = "Kernel panic - not syncing: ";
 /// Real-time priority of a guest whose CPU is a process.
@@ -300,8 +295,12 @@ impl Machine {
             process::favour(&mut command, PRIORITY, next_cpu());
         }
         let stdin = boot.frames.map_or_else(Stdio::null, Stdio::from);
-        command.current_dir(dir.path()).stdin(stdin).process_group(0);
-        let guest = Guest::start(command, matches!(self.0, Kind::Uml(_)))?;
+        command.current_dir(dir.path()).stdin(stdin);
+        // Parts of a kernel in a process are processes too.
+        let apart = Apart { with_helpers: matches!(self.0, Kind::Uml(_)), ..Apart::default() };
+        let program = command.get_program().to_string_lossy().into_owned();
+        let guest = Contained::start("guest", command, apart)
+            .map_err(|source| GuestError::Start { program, source })?;
         Ok(Running { guest, outs, _dir: dir })
     }
 }
@@ -309,7 +308,7 @@ impl Machine {
 /// A machine that was booted. It goes with the value.
 #[derive(Debug)]
 pub struct Running {
-    guest: Guest,
+    guest: Contained,
     outs: Vec<File>,
     // Held, not read.
     _dir: JobDir,
@@ -347,13 +346,13 @@ impl Running {
     /// The process.
     #[must_use]
     pub fn id(&self) -> u32 {
-        self.guest.child.id()
+        self.guest.id()
     }
 
     /// The end of what it wrote to its console.
     #[must_use]
     pub fn console(&self) -> String {
-        self.guest.console()
+        self.guest.said()
     }
 
     /// How it ended, if it was not done, in words.
@@ -387,98 +386,6 @@ fn ended_how(status: ExitStatus, console: &str) -> String {
         }
     }
     format!("ended before it was done ({status})")
-}
-
-/// A running guest. It does not outlive the value, nor this process.
-#[derive(Debug)]
-struct Guest {
-    child: Child,
-    ended: Option<ExitStatus>,
-    reader: PipeReader,
-    console: Vec<u8>,
-    // The thread whose child it is ends when this goes.
-    _keeper: mpsc::Sender<()>,
-}
-
-impl Guest {
-    /// Starts it. With `helpers`, those go with it too, however this process ends, if there is the right to see to it.
-    fn start(mut command: Command, helpers: bool) -> Result<Self, GuestError> {
-        let program = command.get_program().to_string_lossy().into_owned();
-        let fail = |source| GuestError::Start { program: program.clone(), source };
-        let (reader, writer) = io::pipe().map_err(fail)?;
-        // It may say nothing when we listen.
-        rustix::io::ioctl_fionbio(&reader, true).map_err(|e| fail(e.into()))?;
-        command.stdout(writer.try_clone().map_err(fail)?).stderr(writer);
-        let (keeper, end) = mpsc::channel::<()>();
-        let (give, take) = mpsc::channel();
-        // The guest dies with the thread that starts it, and a namespace is for the children of one thread.
-        let keep = move || {
-            if helpers && let Err(e) = process::next_child_is_init() {
-                tracing::debug!("no PID namespace for the guest: {e}");
-            }
-            let _ = give.send(process::die_with_parent(&mut command).spawn());
-            drop(command);
-            let _ = end.recv();
-        };
-        std::thread::Builder::new().name("guest".to_owned()).spawn(keep).map_err(fail)?;
-        let child = take.recv().map_err(|e| fail(io::Error::other(e))).and_then(|c| c.map_err(fail))?;
-        let guest = Guest { child, ended: None, reader, console: Vec::new(), _keeper: keeper };
-        // A dead kernel would leave its whole memory as a core.
-        let _ = prlimit(guest.pid(), Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
-        Ok(guest)
-    }
-
-    fn pid(&self) -> Option<Pid> {
-        i32::try_from(self.child.id()).ok().and_then(Pid::from_raw)
-    }
-
-    /// How it ended, if it did; its helpers then end too.
-    fn over(&mut self) -> Option<ExitStatus> {
-        let pid = self.pid()?;
-        // It stays unreaped for now, so that its number remains its own.
-        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        if self.ended.is_none() && !matches!(waitid(WaitId::Pid(pid), look), Ok(None)) {
-            self.end();
-        }
-        self.ended
-    }
-
-    fn end(&mut self) {
-        if self.ended.is_none() {
-            // The group: parts of a kernel in a process are its children.
-            if let Some(pid) = self.pid() {
-                let _ = kill_process_group(pid, Signal::KILL);
-            }
-            let _ = self.child.kill();
-            self.ended = self.child.wait().ok();
-        }
-    }
-
-    /// Takes what it wrote to its console.
-    fn listen(&mut self) {
-        let mut piece = [0; 4096];
-        // As much as a pipe holds; a guest that writes without end does not keep us here.
-        for _ in 0..16 {
-            match self.reader.read(&mut piece) {
-                Ok(n) if n > 0 => self.console.extend_from_slice(piece.get(..n).unwrap_or_default()),
-                _ => break,
-            }
-        }
-        let old = self.console.len().saturating_sub(CONSOLE);
-        self.console.drain(..old);
-    }
-
-    /// The end of its console, without what only a terminal understands.
-    fn console(&self) -> String {
-        let text = String::from_utf8_lossy(&self.console);
-        text.chars().filter(|c| !c.is_control() || *c == '\n').collect()
-    }
-}
-
-impl Drop for Guest {
-    fn drop(&mut self) {
-        self.end();
-    }
 }
 
 #[cfg(test)]
