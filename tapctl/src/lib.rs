@@ -38,6 +38,7 @@
 //! | [`sysctl`] | read, write and restore, in the thread's namespace |
 //! | [`observe`] | `TCP_INFO`, `SO_MEMINFO`, nstat counters, sockets |
 //! | [`capture`] | an independent `AF_PACKET` observer |
+//! | [`port`] | frames in and out of an interface, beside the kernel's own stack |
 //! | [`process`] | children that cannot outlive their purpose |
 //! | [`rights`] | what this machine allows, and the fix for what it does not |
 #![deny(unsafe_code, missing_docs)]
@@ -49,6 +50,7 @@ pub mod ethtool;
 pub mod link;
 pub mod netns;
 pub mod observe;
+pub mod port;
 pub mod process;
 pub mod rights;
 mod sys;

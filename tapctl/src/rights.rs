@@ -200,19 +200,29 @@ impl fmt::Display for Rights {
 /// # Panics
 ///
 /// When a right is missing and [`REQUIRE_VAR`] is `all` or names it: then a skip is a failure.
-#[expect(clippy::panic, reason = "failing the calling test is the purpose")]
 pub fn require(test: &str, needs: &[Need]) -> bool {
-    let missing: Vec<Right> = needs.iter().map(|need| need.probe()).filter(|right| !right.ok).collect();
+    let missing = needs.iter().map(|need| need.probe()).filter(|right| !right.ok);
+    let missing: Vec<_> = missing.map(|r| (r.name.to_owned(), r.detail, r.fix.unwrap_or_default())).collect();
+    require_nothing_of(test, &missing)
+}
+
+/// For tests that need more than rights: what is missing for them, by name, with what is wrong and the fix. If anything is,
+/// says so as [`require`] does and returns `false`.
+///
+/// # Panics
+///
+/// When something is missing and [`REQUIRE_VAR`] is `all` or names it.
+#[expect(clippy::panic, reason = "failing the calling test is the purpose")]
+pub fn require_nothing_of(test: &str, missing: &[(String, String, String)]) -> bool {
     if missing.is_empty() {
         return true;
     }
     let insist = std::env::var(REQUIRE_VAR).unwrap_or_default();
     let mut text = String::new();
-    for right in &missing {
-        let fix = right.fix.as_deref().unwrap_or("");
-        text.push_str(&format!("\n    missing {}: {}; fix: {fix}", right.name, right.detail));
-        if insist.split(',').any(|word| word.trim() == "all" || word.trim() == right.name) {
-            panic!("{test} needs rights, and {REQUIRE_VAR}={insist} forbids skipping{text}");
+    for (name, detail, fix) in missing {
+        text.push_str(&format!("\n    missing {name}: {detail}; fix: {fix}"));
+        if insist.split(',').any(|word| word.trim() == "all" || word.trim() == name) {
+            panic!("{test} needs more than is here, and {REQUIRE_VAR}={insist} forbids skipping{text}");
         }
     }
     // The test harness captures print macros but not the stream itself.

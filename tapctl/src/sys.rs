@@ -236,6 +236,64 @@ pub(crate) fn packet_socket(ifindex: u32) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
+/// Hears every address on an interface as long as the socket is open (`PACKET_MR_PROMISC`).
+pub(crate) fn packet_promiscuous(fd: BorrowedFd<'_>, ifindex: u32) -> io::Result<()> {
+    let request = libc::packet_mreq {
+        mr_ifindex: i32::try_from(ifindex).map_err(|_| io::Error::from_raw_os_error(libc::ENODEV))?,
+        mr_type: libc::PACKET_MR_PROMISC as u16,
+        mr_alen: 0,
+        mr_address: [0; 8],
+    };
+    let len = size_of::<libc::packet_mreq>() as libc::socklen_t;
+    // SAFETY: the pointer describes one readable `packet_mreq` that outlives the call.
+    let rc = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_ADD_MEMBERSHIP,
+            (&raw const request).cast::<c_void>(),
+            len,
+        )
+    };
+    check(rc)
+}
+
+/// Lets through only frames to `mac` or to a group (classic BPF, `SO_ATTACH_FILTER`).
+pub(crate) fn packet_filter(fd: BorrowedFd<'_>, mac: [u8; 6]) -> io::Result<()> {
+    const LOAD_WORD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const LOAD_HALF: u16 = (libc::BPF_LD | libc::BPF_H | libc::BPF_ABS) as u16;
+    const LOAD_BYTE: u16 = (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16;
+    const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const ANY_BIT: u16 = (libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K) as u16;
+    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    let op = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    let [a, b, c, d, e, f] = mac;
+    let mut program = [
+        op(LOAD_BYTE, 0, 0, 0),
+        op(ANY_BIT, 4, 0, 1),
+        op(LOAD_WORD, 0, 0, 0),
+        op(EQUAL, 0, 3, u32::from_be_bytes([a, b, c, d])),
+        op(LOAD_HALF, 0, 0, 4),
+        op(EQUAL, 0, 1, u32::from(u16::from_be_bytes([e, f]))),
+        op(RETURN, 0, 0, u32::MAX),
+        op(RETURN, 0, 0, 0),
+    ];
+    let request = libc::sock_fprog { len: 8, filter: program.as_mut_ptr() };
+    let len = size_of::<libc::sock_fprog>() as libc::socklen_t;
+    // SAFETY: the pointer describes one readable `sock_fprog`, which points at `len` live instructions; the kernel copies
+    // both within the call.
+    let rc = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const request).cast::<c_void>(),
+            len,
+        )
+    };
+    check(rc)
+}
+
 /// What one `recvmsg` on a packet socket returned.
 pub(crate) struct PacketMeta {
     /// Bytes copied into the buffer.

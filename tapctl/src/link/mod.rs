@@ -256,6 +256,27 @@ impl Netlink {
         self.change(device, LinkAttribute::TxQueueLen(frames), format!("set {device} txqueuelen {frames}"))
     }
 
+    /// Makes an interface a port of a bridge.
+    pub fn set_master(&mut self, device: &str, bridge: &str) -> Result<(), LinkError> {
+        let index = self.index(bridge)?;
+        self.change(device, LinkAttribute::Controller(index), format!("make {device} a port of {bridge}"))
+    }
+
+    /// Creates a bridge.
+    pub fn create_bridge(&mut self, device: &str) -> Result<(), LinkError> {
+        check_name(device)?;
+        let mut message = LinkMessage::default();
+        message.attributes = vec![
+            LinkAttribute::IfName(device.to_owned()),
+            LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]),
+        ];
+        self.request(
+            RouteNetlinkMessage::NewLink(message),
+            NLM_F_CREATE | NLM_F_EXCL,
+            format!("create bridge {device}"),
+        )
+    }
+
     /// Moves an interface into another namespace.
     pub fn move_to(&mut self, device: &str, netns: BorrowedFd<'_>) -> Result<(), LinkError> {
         self.change(
