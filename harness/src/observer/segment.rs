@@ -37,8 +37,12 @@ pub struct Segment {
     pub wscale: Option<u8>,
     /// Maximum segment size option.
     pub mss: Option<u16>,
+    /// SACK-permitted option.
+    pub sack_permitted: bool,
     /// SACK blocks.
     pub sack: Vec<(u32, u32)>,
+    /// Timestamps option: TSval and TSecr.
+    pub timestamps: Option<(u32, u32)>,
 }
 
 impl Segment {
@@ -181,7 +185,9 @@ fn tcp(bytes: &[u8], source: IpAddr, destination: IpAddr) -> Result<Segment, Not
         payload,
         wscale: None,
         mss: None,
+        sack_permitted: false,
         sack: Vec::new(),
+        timestamps: None,
     };
     walk(options, &mut segment);
     Ok(segment)
@@ -202,6 +208,11 @@ fn walk(mut options: &[u8], segment: &mut Segment) {
         match (kind, body) {
             (2, &[a, b]) => segment.mss = Some(u16::from_be_bytes([a, b])),
             (3, &[shift]) => segment.wscale = Some(shift),
+            (4, &[]) => segment.sack_permitted = true,
+            (8, &[a, b, c, d, e, f, g, h]) => {
+                segment.timestamps =
+                    Some((u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h])));
+            }
             (5, blocks) => {
                 for block in blocks.chunks_exact(8) {
                     let number =

@@ -7,7 +7,7 @@
 //! - A segment is sent only if it fits the window whole; a window smaller than that is used by the probe timer
 //!   (`tcp_snd_wnd_test`, `tcp_write_wakeup`). New data never goes beyond the right edge.
 //! - A window is taken over when the acknowledgement or its sequence number advances, when it grows, or when it becomes
-//!   zero (`tcp_may_update_window`). When the edge has moved left no new data goes out; old data is retransmitted
+//!   zero (`tcp_may_update_window`); with `smaller_window` always, as RFC 9293 §3.10.7.4 has it. When the edge has moved left no new data goes out; old data is retransmitted
 //!   inside the edge, and the first unacknowledged segment even into a window of zero.
 //! - Zero-window probes carry no data and the sequence number before the first unacknowledged byte. Every answer resets
 //!   their count; unanswered they end the connection with ETIMEDOUT (`tcp_probe_timer`).

@@ -60,6 +60,9 @@ pub struct ModelConfig {
     pub retries2: u32,
     /// SYN retransmissions before a client gives up (tcp_syn_retries).
     pub syn_retries: u32,
+    /// Take over a smaller window whatever it comes with, as RFC 9293 §3.10.7.4 asks. Linux does so only if the segment has
+    /// something new: an acknowledgement, or its sequence number.
+    pub smaller_window: bool,
 }
 
 /// What the application does.
@@ -203,6 +206,7 @@ impl Default for ModelConfig {
             rto_max: Duration::from_secs(120),
             retries2: 15,
             syn_retries: 6,
+            smaller_window: false,
         }
     }
 }

@@ -219,7 +219,8 @@ impl ModelSender {
         let newer = (s.seq.wrapping_sub(self.snd_wl1) as i32) > 0;
         let same = s.seq == self.snd_wl1;
         let changed = window != self.snd_wnd;
-        if !old && (advanced || newer || (same && (window > self.snd_wnd || window == 0))) {
+        let counts = window > self.snd_wnd || window == 0 || self.cfg.smaller_window;
+        if !old && (advanced || newer || (same && counts)) {
             self.snd_wl1 = s.seq;
             self.take_window(window, una);
         }
