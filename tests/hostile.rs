@@ -314,7 +314,7 @@ impl<W: Wire> Wire for Watched<W> {
         Ok(got)
     }
 
-    fn send(&mut self, now: Instant, frame: &Bytes) -> Result<()> {
+    fn send(&mut self, now: Instant, frame: &Bytes) -> Result<bool> {
         self.watch(now, Direction::Out, frame);
         self.inner.send(now, frame)
     }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::interop::command::InteropArgs;
 use crate::oracle::command::{OracleCommand, ReplayArgs};
 use crate::run::SenderKind;
 
@@ -75,6 +76,14 @@ pub enum Command {
     /// Let a live kernel be the judge: record it, compare the stack with it, look for differences
     #[command(subcommand)]
     Oracle(OracleCommand),
+    /// Do real stacks survive a window that shrinks? Run them in every situation, and judge them clause by clause
+    Interop(Box<InteropArgs>),
+    /// List the peers of `rightedge interop`: which are installed, and how to get the rest
+    Peers {
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
     /// List kernel profiles and the switches that policies are made of
     Policies {
         /// Show the switches of this policy, as in linux-6.1,shrink=merged

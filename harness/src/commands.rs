@@ -15,7 +15,7 @@ use crate::link::LinkSpec;
 use crate::record::{self, names};
 use crate::run::{self, RunSpec, SenderKind, engine::EndReason, report::RunReport};
 use crate::scenario::{Clock, Scenario, units};
-use crate::{doctor, explain, oracle, views};
+use crate::{doctor, explain, interop, oracle, views};
 
 /// Done, and everything checked holds.
 pub(crate) const DONE: u8 = 0;
@@ -51,6 +51,8 @@ fn act(command: Command) -> Result<u8> {
         Command::Explain { dir, packet, json } => explain_packet(&dir, packet, json),
         Command::Show { dir, ss, nstat, json } => show(&dir, ss, nstat, json),
         Command::Replay(args) => oracle::command::replay(&args),
+        Command::Interop(args) => interop::command::main(&args),
+        Command::Peers { json } => interop::command::list_peers(json),
         Command::Oracle(command) => oracle::command::main(&command),
         Command::Policies { policy } => policies(policy.as_deref()),
         Command::Drivers => {
@@ -404,7 +406,7 @@ fn policies(policy: Option<&str>) -> Result<u8> {
     Ok(DONE)
 }
 
-fn print_json(value: &impl serde::Serialize) -> Result<()> {
+pub(crate) fn print_json(value: &impl serde::Serialize) -> Result<()> {
     let mut o = io::stdout().lock();
     // As an I/O error, so that a closed pipe is known for one.
     serde_json::to_writer_pretty(&mut o, value).map_err(io::Error::from)?;

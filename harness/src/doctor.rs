@@ -3,6 +3,8 @@
 use rightedge_tapctl::rights::{Need, Rights};
 use serde::Serialize;
 
+use crate::interop::peer::inventory;
+
 /// One line of the report.
 #[derive(Clone, Debug, Serialize)]
 pub struct Finding {
@@ -21,17 +23,25 @@ pub struct Finding {
 /// Looks at everything.
 #[must_use]
 pub fn examine() -> Vec<Finding> {
-    Rights::probe()
-        .entries
-        .iter()
-        .map(|r| Finding {
-            name: r.name.to_string(),
-            ok: r.ok,
-            needed: r.need.is_some_and(|n| matches!(n, Need::TunNode | Need::Netns | Need::Tap)),
-            detail: r.detail.clone(),
-            fix: (!r.ok).then(|| r.fix.clone()).flatten(),
-        })
-        .collect()
+    let rights = Rights::probe();
+    let rights = rights.entries.iter().map(|r| Finding {
+        name: r.name.to_string(),
+        ok: r.ok,
+        needed: r.need.is_some_and(|n| matches!(n, Need::TunNode | Need::Netns | Need::Tap)),
+        detail: r.detail.clone(),
+        fix: (!r.ok).then(|| r.fix.clone()).flatten(),
+    });
+    let peers = inventory::all().into_iter().filter(|e| e.real).map(|e| Finding {
+        name: format!("peer {}", e.peer),
+        ok: e.missing.is_none(),
+        needed: false,
+        detail: match (e.version, e.missing) {
+            (Some(version), _) => format!("{} [{version}]", e.about),
+            (None, missing) => format!("{}: {}", e.about, missing.unwrap_or_default()),
+        },
+        fix: e.fix,
+    });
+    rights.chain(peers).collect()
 }
 
 /// Can a kernel sender be run here? If not, why not.
@@ -53,15 +63,16 @@ pub fn kernel_sender() -> Result<(), String> {
 pub fn text(findings: &[Finding]) -> String {
     use std::fmt::Write as _;
     let mut s = String::new();
+    let width = findings.iter().map(|f| f.name.len()).max().unwrap_or(0);
     for f in findings {
         let mark = match (f.ok, f.needed) {
             (true, _) => "ok     ",
             (false, true) => "MISSING",
             (false, false) => "no     ",
         };
-        let _ = writeln!(s, "{mark}  {:<18} {}", f.name, f.detail);
+        let _ = writeln!(s, "{mark}  {:<width$} {}", f.name, f.detail);
         if let Some(fix) = &f.fix {
-            let _ = writeln!(s, "         {:<18} to get it: {fix}", "");
+            let _ = writeln!(s, "         {:<width$} to get it: {fix}", "");
         }
     }
     let missing = findings.iter().filter(|f| f.needed && !f.ok).count();

@@ -3,6 +3,7 @@
 //! | module | one line |
 //! |---|---|
 //! | [`cli`], [`commands`] | what can be typed, and what it does |
+//! | [`datafile`] | finding and reading what is data |
 //! | [`scenario`] | experiments as data files |
 //! | [`run`] | a scenario under policies: wire, loop, figures, report |
 //! | [`link`] | delay, rate, loss and reordering between sender and stack |
@@ -11,6 +12,7 @@
 //! | [`observer`] | a second pair of eyes on the wire that shares no parser with the stack |
 //! | [`contained`] | child processes that leave nothing behind |
 //! | [`guest`] | kernels booted for one task |
+//! | [`interop`] | real stacks that send against a window that shrinks |
 //! | [`oracle`] | live kernels as judges of the stack |
 //! | [`explain`] | why a packet carried its window, in words |
 //! | [`chart`], [`views`] | pictures and tables |
@@ -22,9 +24,11 @@ pub mod chart;
 pub mod cli;
 pub mod commands;
 pub mod contained;
+pub mod datafile;
 pub mod doctor;
 pub mod explain;
 pub mod guest;
+pub mod interop;
 pub mod link;
 pub mod observer;
 pub mod oracle;

@@ -7,7 +7,7 @@ use rightedge::{cli::Cli, commands};
 
 fn main() -> ExitCode {
     // As init of a kernel we booted ourselves, nothing below is there yet.
-    rightedge::guest::enter_if_init(&[rightedge::oracle::guest::TASK]);
+    rightedge::guest::enter_if_init(&[rightedge::oracle::guest::TASK, rightedge::interop::peer::guest::TASK]);
     // Before any thread exists: without root, a user namespace of our own can only be entered now.
     let privilege = rightedge_tapctl::netns::prepare_process();
     let filter =

@@ -14,7 +14,8 @@ use rightedge::observer::{Expectation, Observer, Party, Verdict};
 use rightedge::record::{Options, RunDir};
 use rightedge::run::RunSpec;
 use rightedge::run::engine::{ConnectionEnd, EndReason, Engine};
-use rightedge::run::wire::{ModelWire, SENDER_IP, TapWire, Wire};
+use rightedge::run::wire::tap::TapWire;
+use rightedge::run::wire::{ModelWire, SENDER_IP, Wire};
 use rightedge::scenario::{Clock, Scenario};
 use rightedge_tapctl::netns;
 use rightedge_tapctl::rights::{Need, require};
@@ -59,7 +60,7 @@ fn forgeries_between_the_segments_of_the_model_change_nothing() {
         for seed in 0..4 {
             let dir = scratch();
             let forger = Some((Forger::new(seed), 8));
-            let wire = Watched::new(ModelWire::new(&spec.scenario, Clock::Virtual), forger, || false);
+            let wire = Watched::new(ModelWire::of(&spec.scenario, Clock::Virtual), forger, || false);
             let seen = survive(&spec, wire, dir.path());
             assert!(
                 seen.frames > 5000 && seen.malformed > 500 && seen.not_tcp > 500 && seen.fragments > 50,

@@ -7,6 +7,41 @@ const PT_INTERP: u32 = 3;
 /// A program header of a 64-bit file.
 const HEADER: u64 = 56;
 
+/// A program without what is behind its last loaded segment: symbols and what debuggers read, which are most of it.
+/// Anything that is no little-endian 64-bit ELF file stays as it is.
+pub(super) fn loaded(mut content: Vec<u8>) -> Vec<u8> {
+    const PT_LOAD: u32 = 1;
+    let end = |file: &[u8]| -> Option<usize> {
+        let at = |from: u64, n: usize| file.get(usize::try_from(from).ok()?..)?.get(..n);
+        let u16_at = |from: u64| Some(u16::from_le_bytes(*at(from, 2)?.first_chunk()?));
+        let u32_at = |from: u64| Some(u32::from_le_bytes(*at(from, 4)?.first_chunk()?));
+        let u64_at = |from: u64| Some(u64::from_le_bytes(*at(from, 8)?.first_chunk()?));
+        if at(0, 6)? != b"\x7fELF\x02\x01" {
+            return None;
+        }
+        let (table, each, count) = (u64_at(32)?, u64::from(u16_at(54)?), u64::from(u16_at(56)?));
+        let mut end = 64u64;
+        for n in 0..count.min(1_000) {
+            let header = table.checked_add(n.checked_mul(each.max(HEADER))?)?;
+            end = end.max(header.checked_add(HEADER)?);
+            if u32_at(header)? == PT_LOAD {
+                end = end.max(u64_at(header.checked_add(8)?)?.checked_add(u64_at(header.checked_add(32)?)?)?);
+            }
+        }
+        usize::try_from(end).ok().filter(|end| *end <= file.len())
+    };
+    if let Some(end) = end(&content) {
+        content.truncate(end);
+        // No table of sections any more: its place, and how many there are.
+        for (from, to) in [(40, 48), (60, 64)] {
+            if let Some(field) = content.get_mut(from..to) {
+                field.fill(0);
+            }
+        }
+    }
+    content
+}
+
 /// The loader that a little-endian 64-bit ELF file names; `None` if it names none, or is no such file.
 fn interpreter(file: &[u8]) -> Option<&str> {
     let at = |from: u64, n: usize| file.get(usize::try_from(from).ok()?..)?.get(..n);
@@ -64,6 +99,25 @@ mod tests {
         let files = libraries(&own, &content).unwrap();
         assert!(files.iter().all(|f| f.is_file()), "{files:?}");
         assert_eq!(interpreter(&content).is_some(), !files.is_empty());
+    }
+
+    #[test]
+    fn what_is_not_loaded_is_not_needed() {
+        let own = std::env::current_exe().unwrap();
+        let content = std::fs::read(&own).unwrap();
+        let whole = content.len();
+        let small = loaded(content);
+        assert!(small.len() < whole);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("small");
+        std::fs::write(&path, &small).unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let out = Command::new(&path).arg("--list").output().unwrap();
+        assert!(out.status.success() && out.stdout.len() > 100);
+        assert_eq!(loaded(b"#!/bin/sh".to_vec()), b"#!/bin/sh");
+        for len in 0..600 {
+            let _ = loaded(small[..len].to_vec());
+        }
     }
 
     #[test]

@@ -105,7 +105,7 @@ impl RunDir {
     /// The directory cannot be written, or holds something already and `force` is not set.
     pub fn create(path: &Path, options: Options) -> Result<Self> {
         prepare(path, options.force)?;
-        let file = |name: &str| RecordFile::create(path.join(name));
+        let file = |name: &str| RecordFile::create(&path.join(name));
         let mut samples_csv =
             csv::WriterBuilder::new().has_headers(false).from_writer(file(names::SAMPLES_CSV)?);
         samples_csv.write_record(Sample::COLUMNS).context("cannot write the header of samples.csv")?;

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 /// Collects records in memory and hands them to the operating system in one piece, so that a process killed between
 /// two flushes leaves a file that ends where a record ends.
 #[derive(Debug)]
-pub(super) struct RecordFile {
+pub struct RecordFile {
     path: PathBuf,
     file: File,
     pending: Vec<u8>,
@@ -19,7 +19,12 @@ pub(super) struct RecordFile {
 }
 
 impl RecordFile {
-    pub(super) fn create(path: PathBuf) -> Result<Self> {
+    /// Creates it, or empties it.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn create(path: &Path) -> Result<Self> {
+        let path = path.to_owned();
         let file = OpenOptions::new()
             .write(true)
             .create(true)
@@ -29,17 +34,21 @@ impl RecordFile {
         Ok(RecordFile { path, file, pending: Vec::new(), total: 0 })
     }
 
-    pub(super) fn path(&self) -> &Path {
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// Bytes accepted so far, flushed or not.
-    pub(super) fn total(&self) -> u64 {
+    #[must_use]
+    pub fn total(&self) -> u64 {
         self.total
     }
 
     /// Bytes that wait for a flush.
-    pub(super) fn pending(&self) -> usize {
+    #[must_use]
+    pub fn pending(&self) -> usize {
         self.pending.len()
     }
 }
@@ -77,7 +86,10 @@ impl Drop for RecordFile {
 }
 
 /// Writes a small file in one step: readers see the old content or the new, never half of it.
-pub(super) fn write_json(path: &Path, value: &serde_json::Value) -> Result<()> {
+///
+/// # Errors
+/// It cannot be written.
+pub fn write_json(path: &Path, value: &serde_json::Value) -> Result<()> {
     let mut text = serde_json::to_vec_pretty(value).context("cannot turn the value into JSON")?;
     text.push(b'\n');
     let dir = path.parent().unwrap_or(Path::new("."));

@@ -24,6 +24,7 @@ mod sample;
 
 pub use self::{
     dir::{Options, RunDir, Status},
+    file::{RecordFile, write_json},
     pcapng::{Direction, WireFrame, WireInfo, WireReader, WireWriter},
     read::{DecisionHead, DecisionLine, DecisionLines, load_json, load_samples},
     sample::{Event, Sample},

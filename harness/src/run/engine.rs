@@ -305,7 +305,8 @@ impl<'a, W: Wire> Engine<'a, W> {
 
     fn send_up(&mut self, now: Instant, frame: &Bytes) -> Result<()> {
         self.answered = true;
-        self.wire.send(now, frame)
+        self.wire.send(now, frame)?;
+        Ok(())
     }
 
     fn arrive(&mut self, now: Instant, frame: &Bytes, meta: RxMeta) -> Result<()> {

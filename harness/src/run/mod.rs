@@ -5,6 +5,7 @@ pub mod report;
 pub mod tally;
 pub mod wire;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -20,7 +21,7 @@ use self::engine::Engine;
 use self::report::RunReport;
 use self::wire::{ModelWire, STACK_IP, STACK_MAC, Wire, tap::TapWire};
 use crate::record::{self, RunDir, Status, WireInfo};
-use crate::scenario::{Clock, Scenario};
+use crate::scenario::{Clock, DriverSpec, Scenario, SysctlValue};
 
 /// Who sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, clap::ValueEnum)]
@@ -88,22 +89,10 @@ impl RunSpec {
     /// Names the sysctl or driver that is wrong.
     pub fn stack_config(&self) -> Result<StackConfig> {
         let r = &self.scenario.receiver;
-        let mut sysctls = Sysctls::defaults(&self.profile, memory_bytes());
-        for (name, value) in &r.sysctls {
-            sysctls.set(&self.profile, name, &value.to_string())?;
-        }
+        let mut c = receiver_config(&self.profile, &r.sysctls, &r.driver)?;
         for (name, value) in &self.sysctls {
-            sysctls.set(&self.profile, name, value)?;
+            c.sysctls.set(&self.profile, name, value)?;
         }
-        let driver = Driver::named(&r.driver.model).with_context(|| {
-            let known: Vec<_> = Driver::ALL.iter().map(|(_, n, _)| *n).collect();
-            format!("unknown driver model '{}'; known models are {}", r.driver.model, known.join(", "))
-        })?;
-        let mut c = StackConfig::ethernet(self.profile.clone(), STACK_MAC, STACK_IP.into(), 24);
-        c.sysctls = sysctls;
-        c.driver = driver;
-        c.truesize = r.driver.truesize.map(|s| s.as_u32());
-        c.truesize_extra = r.driver.extra.map_or(0, |s| s.as_u32());
         c.mtu = self.scenario.route.mtu.unwrap_or(1500);
         let route = &self.scenario.route;
         c.route = Route {
@@ -140,6 +129,29 @@ impl RunSpec {
         }
         Ok(o)
     }
+}
+
+/// A stack at the usual address, with a profile, sysctls and a driver model.
+///
+/// # Errors
+/// Names the sysctl or driver that is wrong.
+pub fn receiver_config(
+    profile: &Profile,
+    sysctls: &BTreeMap<String, SysctlValue>,
+    driver: &DriverSpec,
+) -> Result<StackConfig> {
+    let mut c = StackConfig::ethernet(profile.clone(), STACK_MAC, STACK_IP.into(), 24);
+    c.sysctls = Sysctls::defaults(profile, memory_bytes());
+    for (name, value) in sysctls {
+        c.sysctls.set(profile, name, &value.to_string())?;
+    }
+    c.driver = Driver::named(&driver.model).with_context(|| {
+        let known: Vec<_> = Driver::ALL.iter().map(|(_, n, _)| *n).collect();
+        format!("unknown driver model '{}'; known models are {}", driver.model, known.join(", "))
+    })?;
+    c.truesize = driver.truesize.map(|s| s.as_u32());
+    c.truesize_extra = driver.extra.map_or(0, |s| s.as_u32());
+    Ok(c)
 }
 
 /// The machine whose memory the sysctl defaults are computed from: a fixed one, so that runs repeat elsewhere.

@@ -10,48 +10,20 @@ use super::expect::{Expect, SCALARS, SERIES, is_metric};
 use super::reader::ReadPattern;
 use super::schema::{OneOrMany, Scenario};
 use super::units::{Size, Span};
-
-/// A complaint: key, value, why, fix.
-type Complaint = (String, String, String, String);
+use crate::datafile::{Complaint, check_about, check_name, complain};
 
 /// Checks everything that does not need a run.
 pub(super) fn check(file: &str, s: &Scenario) -> Result<(), ScenarioError> {
     let all = [names, policies, receiver, sender, route, limits, real_time, expectations];
     for part in all {
-        part(s).map_err(|(key, value, why, fix)| ScenarioError::Value {
-            file: file.to_owned(),
-            key,
-            value,
-            why,
-            fix,
-        })?;
+        part(s).map_err(|complaint| ScenarioError::value(file, complaint))?;
     }
     Ok(())
-}
-
-fn complain(key: &str, value: impl ToString, why: &str, fix: impl ToString) -> Complaint {
-    (key.to_owned(), value.to_string(), why.to_owned(), fix.to_string())
 }
 
 fn names(s: &Scenario) -> Result<(), Complaint> {
-    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    if s.name.is_empty() || s.name.len() > 64 || !s.name.chars().all(good) {
-        return Err(complain(
-            "name",
-            &s.name,
-            "a name is 1 to 64 lower-case letters, digits and hyphens",
-            "for example fill-64k-aws0",
-        ));
-    }
-    if s.about.trim().is_empty() || s.about.contains('\n') {
-        return Err(complain(
-            "about",
-            &s.about,
-            "one line is needed for the list",
-            "what the run shows, in one line",
-        ));
-    }
-    Ok(())
+    check_name(&s.name, "fill-64k-aws0")?;
+    check_about(&s.about)
 }
 
 fn policies(s: &Scenario) -> Result<(), Complaint> {

@@ -13,7 +13,7 @@ mod schema;
 mod tests;
 pub mod units;
 
-use std::path::Path;
+use crate::datafile;
 
 pub use expect::{Expect, Outcome, Quantity};
 pub use reader::{Phase, ReadPattern, ReadSchedule};
@@ -23,56 +23,7 @@ pub use schema::{
 };
 
 /// Why a scenario cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ScenarioError {
-    /// No built-in scenario has the name.
-    #[error("no scenario `{name}`; there are {known}; for a file of your own give its path, ending in .toml")]
-    Unknown {
-        /// The name given.
-        name: String,
-        /// The names there are, the nearest first.
-        known: String,
-    },
-    /// The file cannot be read.
-    #[error("{file}: cannot read it: {source}; check the path")]
-    Read {
-        /// The path.
-        file: String,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The file is too large to be a scenario.
-    #[error("{file}: {size} bytes is more than a scenario has; give one of at most {MAX_FILE} bytes")]
-    TooLarge {
-        /// The path.
-        file: String,
-        /// Its size.
-        size: u64,
-    },
-    /// The text is no TOML, or a key or a type is wrong.
-    #[error("{file}: {message}")]
-    Parse {
-        /// The file.
-        file: String,
-        /// Line, key and what is expected.
-        message: String,
-    },
-    /// A value cannot be used.
-    #[error("{file}: {key} = `{value}`: {why}; write {fix}")]
-    Value {
-        /// The file.
-        file: String,
-        /// The key, from the top of the file.
-        key: String,
-        /// The value as read.
-        value: String,
-        /// What is wrong.
-        why: String,
-        /// What would do.
-        fix: String,
-    },
-}
+pub use crate::datafile::DataFileError as ScenarioError;
 
 impl Scenario {
     /// The built-in scenarios that are fit to use, in the order of [`BUILT_IN`].
@@ -86,22 +37,7 @@ impl Scenario {
     /// # Errors
     /// When there is none, it cannot be read, or it is wrong.
     pub fn load(name_or_path: &str) -> Result<Scenario, ScenarioError> {
-        if let Some((name, text)) = BUILT_IN.iter().find(|(name, _)| *name == name_or_path) {
-            return Scenario::parse(&format!("{name} (built in)"), text);
-        }
-        let is_toml = Path::new(name_or_path).extension().is_some_and(|e| e == "toml");
-        if !is_toml && !name_or_path.contains('/') {
-            let mut known: Vec<&str> = BUILT_IN.iter().map(|(name, _)| *name).collect();
-            known.sort_by_key(|name| distance(name, name_or_path));
-            return Err(ScenarioError::Unknown { name: name_or_path.to_owned(), known: known.join(", ") });
-        }
-        let file = name_or_path.to_owned();
-        let read = |source| ScenarioError::Read { file: file.clone(), source };
-        let size = std::fs::metadata(&file).map_err(read)?.len();
-        if size > MAX_FILE {
-            return Err(ScenarioError::TooLarge { file, size });
-        }
-        let text = std::fs::read_to_string(&file).map_err(read)?;
+        let (file, text) = datafile::find("scenario", &BUILT_IN, name_or_path)?;
         Scenario::parse(&file, &text)
     }
 
@@ -110,10 +46,7 @@ impl Scenario {
     /// # Errors
     /// When the text is not a scenario, or a value cannot be used.
     pub fn parse(file: &str, text: &str) -> Result<Scenario, ScenarioError> {
-        let s: Scenario = toml::from_str(text).map_err(|e| ScenarioError::Parse {
-            file: file.to_owned(),
-            message: e.to_string().trim_end().to_owned(),
-        })?;
+        let s: Scenario = datafile::parse(file, text)?;
         check::check(file, &s)?;
         Ok(s)
     }
@@ -127,25 +60,3 @@ pub const BUILT_IN: [(&str, &str); 5] = [
     ("never-reads", include_str!("../../../scenarios/never-reads.toml")),
     ("unbounded-wscale13", include_str!("../../../scenarios/unbounded-wscale13.toml")),
 ];
-
-/// The largest scenario file.
-const MAX_FILE: u64 = 1 << 20;
-
-/// Edits that turn one name into the other; names are short, and a long one is cut.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().take(64).collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().take(64).enumerate() {
-        let mut diagonal = i;
-        let mut left = i + 1;
-        for (cell, cb) in row.iter_mut().skip(1).zip(&b) {
-            let best = (diagonal + usize::from(ca != *cb)).min(left + 1).min(*cell + 1);
-            diagonal = core::mem::replace(cell, best);
-            left = best;
-        }
-        if let Some(first) = row.first_mut() {
-            *first = i + 1;
-        }
-    }
-    row.last().copied().unwrap_or(0)
-}

@@ -1,10 +1,14 @@
 //! A sender without I/O of its own, in this program: the clock may jump from event to event.
 
+use std::collections::VecDeque;
 use std::time::Duration as StdDuration;
 
 use anyhow::Result;
 use bytes::Bytes;
-use rightedge_stack::{time::Instant, wire::RxMeta};
+use rightedge_stack::{
+    time::{Duration, Instant},
+    wire::RxMeta,
+};
 
 use super::{SenderReport, Wire, nap, since};
 use crate::scenario::Clock;
@@ -35,12 +39,53 @@ pub struct Embedded<S> {
     clock: Clock,
     virtual_now: Instant,
     started: std::time::Instant,
+    latency: Duration,
+    from_sender: VecDeque<(Instant, Bytes, u16)>,
+    to_sender: VecDeque<(Instant, Bytes)>,
 }
 
 impl<S: SansIo> Embedded<S> {
-    /// A wire to `sender`, which was made at [`Instant::ZERO`].
+    /// A wire to `sender`, which was made at [`Instant::ZERO`]. Frames take no time.
     pub fn new(sender: S, clock: Clock) -> Self {
-        Embedded { sender, clock, virtual_now: Instant::ZERO, started: std::time::Instant::now() }
+        Embedded {
+            sender,
+            clock,
+            virtual_now: Instant::ZERO,
+            started: std::time::Instant::now(),
+            latency: Duration::ZERO,
+            from_sender: VecDeque::new(),
+            to_sender: VecDeque::new(),
+        }
+    }
+
+    /// Frames take so long, each way.
+    #[must_use]
+    pub fn with_latency(mut self, latency: Duration) -> Self {
+        self.latency = latency;
+        self
+    }
+
+    /// Lets the sender have what has come, run what is due, and say what it has to say.
+    fn turn(&mut self, now: Instant) {
+        while self.to_sender.front().is_some_and(|(at, _)| *at <= now) {
+            if let Some((at, frame)) = self.to_sender.pop_front() {
+                self.sender.on_frame(at.max(self.virtual_now).min(now), &frame);
+                self.listen(now);
+            }
+        }
+        if self.sender.poll_timeout(now).is_some_and(|t| t <= now) {
+            self.sender.handle_timeout(now);
+        }
+        self.listen(now);
+    }
+
+    fn listen(&mut self, now: Instant) {
+        /// A sender that never stops talking is heard again in the next turn.
+        const MOST: usize = 10_000;
+        while self.from_sender.len() < MOST {
+            let Some((frame, gso_size)) = self.sender.poll_transmit(now) else { break };
+            self.from_sender.push_back((now + self.latency, frame, gso_size));
+        }
     }
 }
 
@@ -53,21 +98,35 @@ impl<S: SansIo> Wire for Embedded<S> {
     }
 
     fn recv(&mut self, now: Instant) -> Result<Option<(Bytes, RxMeta)>> {
-        if self.sender.poll_timeout(now).is_some_and(|t| t <= now) {
-            self.sender.handle_timeout(now);
+        if self.latency == Duration::ZERO {
+            if self.sender.poll_timeout(now).is_some_and(|t| t <= now) {
+                self.sender.handle_timeout(now);
+            }
+            let frame = self.sender.poll_transmit(now);
+            return Ok(frame.map(|(frame, gso_size)| (frame, RxMeta { gso_size, ..RxMeta::default() })));
         }
-        let frame = self.sender.poll_transmit(now);
-        Ok(frame.map(|(frame, gso_size)| (frame, RxMeta { gso_size, ..RxMeta::default() })))
+        self.turn(now);
+        if self.from_sender.front().is_none_or(|(at, ..)| *at > now) {
+            return Ok(None);
+        }
+        let frame = self.from_sender.pop_front();
+        Ok(frame.map(|(_, frame, gso_size)| (frame, RxMeta { gso_size, ..RxMeta::default() })))
     }
 
-    fn send(&mut self, now: Instant, frame: &Bytes) -> Result<()> {
-        self.sender.on_frame(now, frame);
-        Ok(())
+    fn send(&mut self, now: Instant, frame: &Bytes) -> Result<bool> {
+        if self.latency == Duration::ZERO {
+            self.sender.on_frame(now, frame);
+        } else {
+            self.to_sender.push_back((now + self.latency, frame.clone()));
+        }
+        Ok(true)
     }
 
     fn wait(&mut self, until: Option<Instant>, at_most: StdDuration) -> Result<()> {
         let now = self.now();
-        let next = [until, self.sender.poll_timeout(now)].into_iter().flatten().min();
+        let arrives = self.from_sender.front().map(|(at, ..)| *at);
+        let heard = self.to_sender.front().map(|(at, _)| *at);
+        let next = [until, self.sender.poll_timeout(now), arrives, heard].into_iter().flatten().min();
         match self.clock {
             Clock::Virtual => {
                 // Nothing ever happens again: the run loop's own limit ends the run.
@@ -80,7 +139,7 @@ impl<S: SansIo> Wire for Embedded<S> {
     }
 
     fn sender_done(&self) -> bool {
-        self.sender.is_over()
+        self.sender.is_over() && self.from_sender.is_empty()
     }
 
     fn sender(&mut self) -> SenderReport {

@@ -60,16 +60,20 @@ pub trait Wire {
     /// # Errors
     /// The device failed.
     fn recv(&mut self, now: Instant) -> Result<Option<(Bytes, RxMeta)>>;
-    /// Sends a frame to the sender.
+    /// Sends a frame to the sender. `false` if it was lost on the way because there was no room for it.
     ///
     /// # Errors
     /// The device failed.
-    fn send(&mut self, now: Instant, frame: &Bytes) -> Result<()>;
+    fn send(&mut self, now: Instant, frame: &Bytes) -> Result<bool>;
     /// Waits for a frame, at the longest until `until`, and never longer than `at_most` of real time.
     ///
     /// # Errors
     /// The device failed.
     fn wait(&mut self, until: Option<Instant>, at_most: StdDuration) -> Result<()>;
+    /// How long a frame may wait unseen behind the wire, because others hand it on.
+    fn lag(&self) -> Duration {
+        Duration::ZERO
+    }
     /// Nothing more will come from the sender.
     fn sender_done(&self) -> bool;
     /// The sender's figures.
@@ -145,11 +149,11 @@ impl SansIo for ModelSender {
     }
 }
 
-fn since(start: std::time::Instant) -> Instant {
+pub(crate) fn since(start: std::time::Instant) -> Instant {
     Instant::from_nanos(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX))
 }
 
 /// How long to sleep: until `until`, and never longer than `at_most`.
-fn nap(now: Instant, until: Option<Instant>, at_most: StdDuration) -> StdDuration {
+pub(crate) fn nap(now: Instant, until: Option<Instant>, at_most: StdDuration) -> StdDuration {
     until.map_or(at_most, |t| StdDuration::from_nanos(t.since(now).as_nanos())).min(at_most)
 }

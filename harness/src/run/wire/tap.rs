@@ -209,7 +209,7 @@ impl Wire for TapWire {
         Ok(Some((Bytes::copy_from_slice(frame), meta)))
     }
 
-    fn send(&mut self, _now: Instant, frame: &Bytes) -> Result<()> {
+    fn send(&mut self, _now: Instant, frame: &Bytes) -> Result<bool> {
         let sent = if self.header > 0 {
             let header = [0u8; 12];
             let header = header.get(..self.header).unwrap_or_default();
@@ -218,9 +218,9 @@ impl Wire for TapWire {
             self.tap.send(frame)
         };
         match sent {
-            Ok(_) => Ok(()),
+            Ok(_) => Ok(true),
             // A full queue loses the frame, as any link may.
-            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(()),
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(false),
             Err(e) => Err(e).context("cannot write to the TAP device"),
         }
     }
