@@ -243,7 +243,7 @@ impl Situation {
     }
 
     /// The same for a window scale of `wscale`: sizes are stretched so that a unit of the scale is as small beside them as
-    /// one of [`STEADY`] is.
+    /// one of the usual scale of 9 is.
     ///
     /// # Errors
     /// Says why the situation cannot be had at that scale.

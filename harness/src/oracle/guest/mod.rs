@@ -1,6 +1,6 @@
 //! Recording inside a kernel that is booted for it.
 //!
-//! The guest takes the scripts in order and hands every trace over as soon as it is whole ([`out`] is how).
+//! The guest takes the scripts in order and hands every trace over as soon as it is whole (`out` is how).
 
 mod out;
 
