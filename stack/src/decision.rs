@@ -272,6 +272,8 @@ pub enum Growth {
 pub enum CollapseOutcome {
     /// Segments were rewritten.
     Rewritten,
+    /// Buffers became fragments of their neighbours; nothing was copied.
+    Joined,
     /// Every segment is well packed already.
     NothingBloated,
     /// Collapse is switched off.
@@ -380,7 +382,7 @@ pub enum Decision {
         outcome: CollapseOutcome,
         /// Buffers freed.
         freed: u32,
-        /// Buffers made.
+        /// Buffers made; when buffers were joined, those that others were joined onto.
         made: u32,
         /// Payload bytes copied.
         copied: u64,

@@ -359,6 +359,52 @@ pub enum Collapse {
     Off,
     /// Only while sk_rmem_alloc is at most this many bytes (`tcp_collapse_max_bytes`).
     Below(u32),
+    /// As `On`, but into objects of up to 32 KiB instead of one page. In no kernel, like all that follow.
+    Large,
+    /// As `On`, but a call does at most so many bytes of work and the next one goes on from there. 16 384…2³²−1.
+    Bounded(u32),
+    /// Neighbours become fragments of one buffer, and nothing is copied.
+    Frags,
+    /// Never; the sender is slowed before memory is full instead.
+    Refuse,
+}
+
+impl Collapse {
+    /// Work per call under `bounded` without a number, bytes.
+    pub const PORTION: u32 = 256 << 10;
+    /// The values there are, as listings show them.
+    const TAKES: &'static str = "on|off|BYTES|large|bounded:BYTES|frags|refuse";
+
+    fn parse(value: &str) -> Option<Self> {
+        let number = |text: &str, lo: u32| text.parse().ok().filter(|n| *n >= lo);
+        Some(match value {
+            "on" => Collapse::On,
+            "off" => Collapse::Off,
+            "large" => Collapse::Large,
+            "bounded" => Collapse::Bounded(Self::PORTION),
+            "frags" => Collapse::Frags,
+            "refuse" => Collapse::Refuse,
+            _ => match value.strip_prefix("bounded:") {
+                // Each queue gets half of it, and that must be more than a collapsed page.
+                Some(n) => Collapse::Bounded(number(n, 16_384)?),
+                None => Collapse::Below(number(value, 1)?),
+            },
+        })
+    }
+}
+
+impl core::fmt::Display for Collapse {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Collapse::On => f.write_str("on"),
+            Collapse::Off => f.write_str("off"),
+            Collapse::Below(n) => write!(f, "{n}"),
+            Collapse::Large => f.write_str("large"),
+            Collapse::Bounded(n) => write!(f, "bounded:{n}"),
+            Collapse::Frags => f.write_str("frags"),
+            Collapse::Refuse => f.write_str("refuse"),
+        }
+    }
 }
 
 /// A kernel generation: its behaviours, its build, its defaults.
@@ -688,11 +734,9 @@ impl Profile {
         };
         match name {
             "collapse" => {
-                self.collapse = match value {
-                    "on" => Collapse::On,
-                    "off" => Collapse::Off,
-                    _ => Collapse::Below(number(1, u32::MAX, "on, off or a number of bytes")?),
-                }
+                self.collapse = Collapse::parse(value).ok_or_else(|| {
+                    bad("on, off, a number of bytes, large, bounded:BYTES (at least 16384), frags or refuse")
+                })?;
             }
             "hz" => self.build.hz = number(1, 10_000, "a number from 1 to 10000")?,
             "max_header" => self.build.max_header = number(16, 512, "bytes, 16 to 512")?,
@@ -730,17 +774,13 @@ impl Profile {
     #[must_use]
     pub fn switches(&self) -> Vec<Switch> {
         let mut all = self.behaviour_list();
-        let collapse = match self.collapse {
-            Collapse::On => "on".to_owned(),
-            Collapse::Off => "off".to_owned(),
-            Collapse::Below(n) => n.to_string(),
-        };
         let number = |name, takes: &str, value: u32| Switch {
             name,
             takes: takes.to_owned(),
             value: value.to_string(),
         };
-        all.push(Switch { name: "collapse", takes: "on|off|BYTES".to_owned(), value: collapse });
+        let collapse = self.collapse.to_string();
+        all.push(Switch { name: "collapse", takes: Collapse::TAKES.to_owned(), value: collapse });
         all.push(number("hz", "1…10000", self.build.hz));
         all.push(number("max_header", "16…512", self.build.max_header));
         all.push(number("net_ip_align", "0…2", self.build.net_ip_align));

@@ -170,35 +170,65 @@ impl Skb {
             self.tailroom -= from.len;
             self.headlen += from.len;
             self.copy_in(from);
+            self.append_figures(from);
             Merge { how: CoalesceHow::TailRoom, delta: 0 }
         } else {
-            let max = build.max_skb_frags.max(17);
-            let frags = self.nr_frags + from.nr_frags;
-            let merge = if from.headlen > 0 {
-                if frags >= max {
-                    return Err(CoalesceRefusal::TooManyFrags);
-                }
-                if !from.head_frag || from.cloned {
-                    return Err(CoalesceRefusal::HeadNotStealable);
-                }
-                self.nr_frags = frags + 1;
-                Merge { how: CoalesceHow::HeadStolen, delta: from.truesize - SKB_DESCRIPTOR as i32 }
-            } else {
-                if frags > max {
-                    return Err(CoalesceRefusal::TooManyFrags);
-                }
-                self.nr_frags = frags;
-                let head = i32::try_from(build.truesize(from.end)).unwrap_or(i32::MAX);
-                Merge { how: CoalesceHow::FragsMoved, delta: from.truesize.wrapping_sub(head) }
-            };
-            self.move_in(from);
-            merge
+            self.attach(from, build)?
         };
+        Ok(merge)
+    }
+
+    /// What making `from` a fragment of this buffer would cost: how, and by how much the charge would grow. A slab head
+    /// with payload cannot be a fragment; a page-fragment head can, and then only its descriptor goes; an empty head goes.
+    fn attachable(&self, from: &Skb, build: &KernelBuild) -> Result<Merge, CoalesceRefusal> {
+        let max = build.max_skb_frags.max(17);
+        let frags = self.nr_frags + from.nr_frags;
+        if from.headlen > 0 {
+            if frags >= max {
+                return Err(CoalesceRefusal::TooManyFrags);
+            }
+            if !from.head_frag || from.cloned {
+                return Err(CoalesceRefusal::HeadNotStealable);
+            }
+            return Ok(Merge {
+                how: CoalesceHow::HeadStolen,
+                delta: from.truesize.wrapping_sub(SKB_DESCRIPTOR as i32),
+            });
+        }
+        if frags > max {
+            return Err(CoalesceRefusal::TooManyFrags);
+        }
+        let head = i32::try_from(build.truesize(from.end)).unwrap_or(i32::MAX);
+        Ok(Merge { how: CoalesceHow::FragsMoved, delta: from.truesize.wrapping_sub(head) })
+    }
+
+    /// Could [`Skb::join`] make `from` a fragment of this buffer?
+    pub(crate) fn joins(&self, from: &Skb, build: &KernelBuild) -> bool {
+        from.seq == self.end_seq && !self.cloned && self.attachable(from, build).is_ok()
+    }
+
+    /// Makes `from` a fragment of this buffer, wherever there is tail room: nothing is copied. Returns by how much the
+    /// charge grows.
+    pub(crate) fn join(&mut self, from: &mut Skb, build: &KernelBuild) -> Option<i32> {
+        if !self.joins(from, build) {
+            return None;
+        }
+        self.attach(from, build).ok().map(|m| m.delta)
+    }
+
+    fn attach(&mut self, from: &mut Skb, build: &KernelBuild) -> Result<Merge, CoalesceRefusal> {
+        let merge = self.attachable(from, build)?;
+        self.nr_frags += from.nr_frags + u32::from(merge.how == CoalesceHow::HeadStolen);
+        self.move_in(from);
         self.truesize = self.truesize.wrapping_add(merge.delta);
+        self.append_figures(from);
+        Ok(merge)
+    }
+
+    fn append_figures(&mut self, from: &Skb) {
         self.len += from.len;
         self.end_seq = from.end_seq;
         self.flags |= from.flags;
-        Ok(merge)
     }
 
     /// Appends the bytes of `from` by copying them into an owned buffer.
@@ -238,7 +268,12 @@ impl Skb {
     pub(crate) fn append_copy(&mut self, from: &Skb, offset: u32, max: u32) -> u32 {
         let n = from.len.saturating_sub(offset).min(max);
         if let Data::Owned(v) = &mut self.data {
-            from.copy_range(offset, n, |piece| v.extend_from_slice(piece));
+            let range = offset as usize..(offset + n) as usize;
+            match &from.data {
+                Data::Shared(b) => v.extend_from_slice(b.get(range).unwrap_or_default()),
+                Data::Owned(b) => v.extend_from_slice(b.get(range).unwrap_or_default()),
+                Data::Pieces(_) => from.copy_range(offset, n, |piece| v.extend_from_slice(piece)),
+            }
         }
         self.len += n;
         self.headlen += n;
@@ -250,20 +285,26 @@ impl Skb {
     /// Calls `f` with consecutive pieces of the `n` bytes from `offset` on.
     pub(crate) fn copy_range(&self, offset: u32, n: u32, mut f: impl FnMut(&[u8])) {
         let (mut skip, mut left) = (offset as usize, n as usize);
-        self.for_each_piece(|piece| {
-            if left == 0 {
-                return;
-            }
-            if skip >= piece.len() {
+        // True once there is no more to give.
+        let mut give = |piece: &[u8]| {
+            let Some(rest) = piece.get(skip..).filter(|rest| !rest.is_empty()) else {
                 skip -= piece.len();
-                return;
-            }
-            let piece = piece.get(skip..).unwrap_or_default();
+                return false;
+            };
             skip = 0;
-            let piece = piece.get(..left.min(piece.len())).unwrap_or_default();
-            left -= piece.len();
-            f(piece);
-        });
+            let part = rest.get(..left).unwrap_or(rest);
+            left -= part.len();
+            f(part);
+            left == 0
+        };
+        if n == 0 {
+            return;
+        }
+        match &self.data {
+            Data::Shared(b) => _ = give(b),
+            Data::Owned(v) => _ = give(v),
+            Data::Pieces(list) => _ = list.iter().any(|b| give(b)),
+        }
     }
 
     fn for_each_piece(&self, mut f: impl FnMut(&[u8])) {

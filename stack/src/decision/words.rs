@@ -239,6 +239,10 @@ impl fmt::Display for Decision {
                         f,
                         "collapsed the {q}: {freed} buffers into {made}, {copied} bytes copied, skmem_r {sk_rmem_alloc_before} to {sk_rmem_alloc}"
                     ),
+                    CollapseOutcome::Joined => write!(
+                        f,
+                        "joined the {q}: {freed} buffers became fragments of {made}, nothing copied, skmem_r {sk_rmem_alloc_before} to {sk_rmem_alloc}"
+                    ),
                     CollapseOutcome::NothingBloated => {
                         write!(f, "{q} not collapsed: every buffer is well packed")
                     }

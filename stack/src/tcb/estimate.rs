@@ -148,6 +148,7 @@ impl Tcb {
         if skb.len >= GROW_FROM_LEN {
             self.grow_ssthresh(cx, skb, Truesize::Adjusted);
         }
+        self.slow_early(cx);
     }
 
     /// rcv_ssthresh grows with well-packed segments (`tcp_grow_window`).

@@ -6,6 +6,7 @@
 //! | `queue` | where its bytes go: in order, out of order, twice, nowhere |
 //! | `ofo` | the order of what arrived out of order |
 //! | `prune` | what gives way when memory runs out |
+//! | `collapse` | how queues are rewritten to take less memory, by each policy |
 //! | `estimate` | the peer's segment size, the round trip, the growth of rcv_ssthresh |
 //! | `autotune` | the receive buffer's size from what the reader takes |
 //! | `ack` | when an ACK goes out, with which window |
@@ -16,6 +17,7 @@
 
 mod ack;
 mod autotune;
+mod collapse;
 mod estimate;
 mod input;
 mod ofo;
@@ -35,6 +37,7 @@ use std::collections::VecDeque;
 
 pub(crate) use self::{
     ack::{AckFlags, AckState},
+    collapse::Cursor,
     input::Prediction,
     ofo::OfoQueue,
     sack::SackState,
@@ -209,6 +212,8 @@ pub(crate) struct Tcb {
     pub(crate) queue: VecDeque<Skb>,
     pub(crate) ofo: OfoQueue,
     pub(crate) ofo_bytes: u64,
+    /// Where a collapse in portions goes on.
+    pub(crate) cursor: Cursor,
     pub(crate) backlog: VecDeque<(Skb, TcpSegment)>,
 
     pub(crate) win: WindowVars,

@@ -46,6 +46,10 @@ impl OfoQueue {
         self.map.range(range).map(|(k, _)| *k)
     }
 
+    pub(crate) fn from(&self, key: u64) -> impl Iterator<Item = (u64, &Skb)> {
+        self.map.range(key..).map(|(k, s)| (*k, s))
+    }
+
     pub(crate) fn first(&self) -> Option<(u64, &Skb)> {
         self.map.first_key_value().map(|(k, s)| (*k, s))
     }

@@ -1,20 +1,16 @@
 //! What gives way when memory runs out: clamp, collapse out of order, collapse in order, prune, refuse.
 //!
-//! Answers to (Linux 6.1 and 6.18): `tcp_try_rmem_schedule`, `tcp_prune_queue`, `tcp_clamp_window`, `tcp_collapse`,
-//! `tcp_collapse_ofo_queue`, `tcp_prune_ofo_queue`; and to the published `tcp_collapse_max_bytes` patch.
+//! Answers to (Linux 6.1 and 6.18): `tcp_try_rmem_schedule`, `tcp_prune_queue`, `tcp_clamp_window`,
+//! `tcp_prune_ofo_queue`; and to the published `tcp_collapse_max_bytes` patch. What a collapse does is in `collapse`.
 
-use std::collections::VecDeque;
-
-use super::{Cx, OfoQueue, Tcb};
+use super::{Cx, Tcb, collapse::Work};
 use crate::{
     counters::Counter,
     decision::{CollapseOutcome, Decision, DropReason, QueueKind},
     mem::Refused,
-    nic,
-    profile::{Admission, ClampRaise, Collapse, OfoPrune, Profile, PruneEntry, SpaceRule},
+    profile::{Admission, ClampRaise, Collapse, OfoPrune, PruneEntry},
     skb::Skb,
     units::Seq,
-    wire::TcpFlags,
 };
 
 /// The segment that memory is wanted for.
@@ -91,8 +87,7 @@ impl Tcb {
             return true;
         }
         if self.may_collapse(cx) {
-            self.collapse_ofo_queue(cx);
-            self.collapse_receive_queue(cx);
+            self.collapse_queues(cx);
             if self.fits() {
                 return true;
             }
@@ -108,17 +103,40 @@ impl Tcb {
         false
     }
 
+    /// The policy that never collapses slows the sender before memory is full: from seven eighths of sk_rcvbuf on, no
+    /// more than two segments are offered beyond what has been promised.
+    pub(crate) fn slow_early(&mut self, cx: &mut Cx<'_>) {
+        let (sk_rcvbuf, sk_rmem_alloc) = (self.mem.sk_rcvbuf, self.mem.sk_rmem_alloc);
+        let before = self.win.rcv_ssthresh;
+        if cx.shared.profile.collapse != Collapse::Refuse || sk_rmem_alloc <= sk_rcvbuf - (sk_rcvbuf >> 3) {
+            return;
+        }
+        self.cut_ssthresh(self.win.window_clamp.min(2 * self.advmss));
+        let rcv_ssthresh = self.win.rcv_ssthresh;
+        if rcv_ssthresh != before {
+            self.stats.clamps = self.stats.clamps.wrapping_add(1);
+            self.decide(cx, || Decision::Clamped {
+                sk_rcvbuf_before: sk_rcvbuf,
+                sk_rcvbuf,
+                sk_rmem_alloc,
+                rcv_ssthresh_before: before,
+                rcv_ssthresh,
+            });
+        }
+    }
+
     fn fits(&self) -> bool {
         self.mem.sk_rmem_alloc <= self.mem.sk_rcvbuf
     }
 
-    /// The collapse switches: off, and the threshold of the published patch (which skips all of the ladder's rest).
+    /// The collapse switches: off, and the threshold of the published patch (which skips all of the ladder's rest). Our
+    /// own policies stay below that threshold too.
     fn may_collapse(&self, cx: &mut Cx<'_>) -> bool {
         let charged = self.mem.sk_rmem_alloc;
         let limit = match (cx.shared.profile.collapse, cx.shared.sysctl.tcp_collapse_max_bytes) {
-            (Collapse::Off, _) => Err(CollapseOutcome::SwitchedOff),
-            (Collapse::Below(n), _) | (Collapse::On, n @ 1..) => Ok(Some(n)),
-            (Collapse::On, 0) => Ok(None),
+            (Collapse::Off | Collapse::Refuse, _) => Err(CollapseOutcome::SwitchedOff),
+            (Collapse::Below(n), _) | (_, n @ 1..) => Ok(Some(n)),
+            (_, 0) => Ok(None),
         };
         let outcome = match limit {
             Ok(Some(n)) if charged as u32 > n => CollapseOutcome::AboveThreshold,
@@ -129,9 +147,9 @@ impl Tcb {
         false
     }
 
-    fn note_work(&mut self, cx: &mut Cx<'_>, queue: QueueKind, work: &Work, before: i32) {
+    pub(super) fn note_work(&mut self, cx: &mut Cx<'_>, queue: QueueKind, work: &Work, before: i32) {
         let outcome = work.outcome();
-        if outcome == CollapseOutcome::Rewritten {
+        if outcome != CollapseOutcome::NothingBloated {
             self.stats.collapses = self.stats.collapses.wrapping_add(1);
         }
         self.note_collapse(cx, queue, outcome, work, before);
@@ -188,139 +206,6 @@ impl Tcb {
         });
     }
 
-    fn collapse_receive_queue(&mut self, cx: &mut Cx<'_>) {
-        if self.queue.is_empty() {
-            return;
-        }
-        let before = self.mem.sk_rmem_alloc;
-        let rule = self.space_rule(cx);
-        let list = core::mem::take(&mut self.queue);
-        let (list, work) = self.rewrite(cx, list, rule, self.copied_seq, self.rcv_nxt);
-        self.queue = list;
-        self.note_work(cx, QueueKind::Receive, &work, before);
-    }
-
-    /// Ranges without holes are collapsed one by one; many small ranges that would gain nothing end the attempt.
-    fn collapse_ofo_queue(&mut self, cx: &mut Cx<'_>) {
-        if self.ofo.is_empty() {
-            return;
-        }
-        let before = self.mem.sk_rmem_alloc;
-        let rule = self.space_rule(cx);
-        let mut total = Work::default();
-        // Only what will be rewritten is touched: with many small ranges nothing is, and looking must stay cheap.
-        let chunk = cx.shared.profile.build.page_room();
-        let patience = i64::from(self.mem.sk_rcvbuf >> 3);
-        for Range { first, last, start, end } in worthwhile(&self.ofo, patience, chunk) {
-            let keys: Vec<u64> = self.ofo.keys(first..=last).collect();
-            let list: VecDeque<Skb> = keys.iter().filter_map(|k| self.ofo.vacate(*k)).collect();
-            let mut staying: VecDeque<(Seq, u64)> = list.iter().map(|s| s.seq).zip(keys).collect();
-            let bytes = |list: &VecDeque<Skb>| list.iter().map(|s| u64::from(s.len)).sum::<u64>();
-            let held = bytes(&list);
-            let (list, work) = self.rewrite(cx, list, rule, start, end);
-            self.ofo_bytes = (self.ofo_bytes + bytes(&list)).saturating_sub(held);
-            total.add(&work);
-            for seq in &work.gone {
-                let at = staying.iter().position(|(s, _)| s == seq);
-                if let Some((_, key)) = at.and_then(|at| staying.remove(at)) {
-                    self.ofo.forget(key);
-                }
-            }
-            // Linux links what it made when all that it copied from is unlinked.
-            let (mut made, mut kept) = (Vec::new(), staying.into_iter());
-            for (i, skb) in list.into_iter().enumerate() {
-                if (work.first_made..work.first_made + work.made as usize).contains(&i) {
-                    made.push(skb);
-                } else if let Some((_, key)) = kept.next() {
-                    self.ofo.insert(key, skb);
-                }
-            }
-            for skb in made {
-                let key = self.ofo.free_key(self.ofo_key(skb.seq));
-                self.ofo.insert(key, skb);
-            }
-        }
-        self.note_work(cx, QueueKind::OutOfOrder, &total, before);
-    }
-
-    /// `tcp_collapse`: rewrites a list into tight buffers from the first place where it pays.
-    fn rewrite(
-        &mut self,
-        cx: &mut Cx<'_>,
-        mut old: VecDeque<Skb>,
-        rule: SpaceRule,
-        mut start: Seq,
-        end: Seq,
-    ) -> (VecDeque<Skb>, Work) {
-        let mut work = Work::default();
-        // Phase one: what is fine stays; what was read in full goes.
-        let mut keep = 0;
-        let begin = loop {
-            let Some(skb) = old.get(keep) else { break None };
-            if skb.end_seq.at_or_before(start) {
-                if let Some(skb) = old.remove(keep) {
-                    self.free_collapsed(cx, skb, &mut work);
-                }
-                continue;
-            }
-            let bloated = rule.window_from_space(skb.truesize) > skb.len as i32 || skb.seq.before(start);
-            let hole = old.get(keep + 1).is_some_and(|next| next.seq != skb.end_seq);
-            if bloated && !is_control(skb) || hole {
-                break (!is_control(skb)).then_some(keep);
-            }
-            start = skb.end_seq;
-            keep += 1;
-        };
-        let Some(begin) = begin else { return (old, work) };
-        let mut new: VecDeque<Skb> = old.drain(..begin).collect();
-        work.first_made = new.len();
-        // Phase two: copy everything that follows, chunk by chunk.
-        let mut current = old.pop_front();
-        'chunks: while start.before(end) {
-            let Some(flags) = current.as_ref().map(|s| s.flags) else { break };
-            // A collapsed buffer fills a page at most.
-            let room = cx.shared.profile.build.page_room().min(end.since(start).unsigned_abs());
-            let mut fresh = new_chunk(&cx.shared.profile, start, flags, room);
-            self.mem.charge(fresh.truesize);
-            work.made += 1;
-            let mut left = room;
-            while let Some(skb) = current.as_ref() {
-                let offset = start.since(skb.seq).max(0).unsigned_abs();
-                let n = fresh.append_copy(skb, offset, left);
-                start += n;
-                left -= n;
-                work.copied += u64::from(n);
-                let exhausted = !start.before(skb.end_seq);
-                if exhausted {
-                    if let Some(skb) = current.take() {
-                        self.free_collapsed(cx, skb, &mut work);
-                    }
-                    current = old.pop_front();
-                    if current.as_ref().is_none_or(is_control) {
-                        new.push_back(fresh);
-                        break 'chunks;
-                    }
-                }
-                if left == 0 || (n == 0 && !exhausted) {
-                    break;
-                }
-            }
-            new.push_back(fresh);
-        }
-        if let Some(skb) = current {
-            new.push_back(skb);
-        }
-        new.append(&mut old);
-        (new, work)
-    }
-
-    fn free_collapsed(&mut self, cx: &mut Cx<'_>, skb: Skb, work: &mut Work) {
-        cx.count(Counter::TcpExtTCPRcvCollapsed);
-        work.freed += 1;
-        work.gone.push(skb.seq);
-        self.mem.refund(&mut cx.mem(), skb.truesize);
-    }
-
     /// Throws out-of-order data away, the furthest first, until the buffer fits. False if nothing went.
     fn prune_ofo_queue(&mut self, cx: &mut Cx<'_>, arriving: Seq) -> bool {
         if self.ofo.is_empty() {
@@ -361,71 +246,4 @@ impl Tcb {
         self.decide(cx, || Decision::OfoPruned { dropped, bytes, sk_rmem_alloc });
         counts
     }
-}
-
-/// What a collapse did.
-#[derive(Default)]
-struct Work {
-    freed: u32,
-    made: u32,
-    copied: u64,
-    /// Where buffers began that were freed, in order.
-    gone: Vec<Seq>,
-    /// Place of the first new one in the list.
-    first_made: usize,
-}
-
-impl Work {
-    fn add(&mut self, other: &Work) {
-        self.freed += other.freed;
-        self.made += other.made;
-        self.copied += other.copied;
-    }
-
-    fn outcome(&self) -> CollapseOutcome {
-        if self.made + self.freed > 0 { CollapseOutcome::Rewritten } else { CollapseOutcome::NothingBloated }
-    }
-}
-
-fn is_control(skb: &Skb) -> bool {
-    skb.flags.intersects(TcpFlags::SYN | TcpFlags::FIN)
-}
-
-fn new_chunk(profile: &Profile, start: Seq, flags: TcpFlags, room: u32) -> Skb {
-    let (end, truesize) = nic::slab_head(profile, room);
-    Skb::for_collapse(start, flags, end, truesize, room)
-}
-
-/// A maximal run of out-of-order buffers without a hole.
-struct Range {
-    first: u64,
-    last: u64,
-    start: Seq,
-    end: Seq,
-}
-
-/// The runs that a collapse rewrites: more than one buffer, or one of at least `chunk` bytes. Once the memory of the
-/// others exceeds `patience`, the search ends.
-fn worthwhile(ofo: &OfoQueue, patience: i64, chunk: u32) -> Vec<Range> {
-    let mut found = Vec::new();
-    let mut tiny = 0i64;
-    let mut rest = ofo.iter().peekable();
-    while let Some((first, skb)) = rest.next() {
-        let (start, mut end, mut last) = (skb.seq, skb.end_seq, first);
-        let alone = i64::from(skb.truesize);
-        let mut sum = alone;
-        while let Some((key, next)) = rest.next_if(|(_, n)| !n.seq.after(end) && !n.end_seq.before(start)) {
-            (last, end) = (key, end.max(next.end_seq));
-            sum += i64::from(next.truesize);
-        }
-        if sum != alone || end.since(start) >= chunk as i32 {
-            found.push(Range { first, last, start, end });
-        } else {
-            tiny += sum;
-            if tiny > patience {
-                break;
-            }
-        }
-    }
-    found
 }

@@ -245,6 +245,7 @@ impl Tcb {
             let space = self.rcvq.space;
             self.grow_plain(cx, space);
         }
+        self.slow_early(cx);
     }
 
     fn insert_ofo(&mut self, cx: &mut Cx<'_>, mut skb: Skb) {

@@ -114,6 +114,7 @@ impl Tcb {
             queue: VecDeque::new(),
             ofo: super::OfoQueue::default(),
             ofo_bytes: 0,
+            cursor: super::Cursor::default(),
             backlog: VecDeque::new(),
             win: WindowVars {
                 rcv_wnd: 0,
