@@ -78,6 +78,7 @@ struct World {
     profile: usize,
     driver: usize,
     switches: Vec<(usize, usize)>,
+    collapse: &'static str,
     shake: (u16, Option<u8>, bool, bool, u32),
     rcvbuf: Option<i32>,
     end: u32,
@@ -92,15 +93,19 @@ fn world() -> impl Strategy<Value = World> {
         0..Profile::NAMES.len(),
         0..Driver::ALL.len(),
         prop_oneof![Just(Vec::new()), vec((any::<usize>(), any::<usize>()), 0..4)],
+        prop::sample::select(
+            &["on", "on", "off", "large", "bounded", "bounded:16384", "frags", "refuse"][..],
+        ),
         (mss, wscale, any::<bool>(), any::<bool>(), isn),
         prop_oneof![3 => Just(None), 1 => (0..100_000i32).prop_map(Some), 1 => any::<i32>().prop_map(Some)],
         prop_oneof![Just(u32::MAX >> 2), 0..400_000u32],
         vec(op(), 1..80),
     )
-        .prop_map(|(profile, driver, switches, shake, rcvbuf, end, ops)| World {
+        .prop_map(|(profile, driver, switches, collapse, shake, rcvbuf, end, ops)| World {
             profile,
             driver,
             switches,
+            collapse,
             shake,
             rcvbuf,
             end,
@@ -110,12 +115,14 @@ fn world() -> impl Strategy<Value = World> {
 
 fn profile(w: &World) -> Profile {
     let mut p = Profile::named(Profile::NAMES[w.profile]).unwrap();
+    p.set("collapse", w.collapse).unwrap();
     for (which, value) in &w.switches {
         let all = p.switches();
         let s = &all[which % all.len()];
         let values: Vec<&str> = s.takes.split('|').collect();
         let value = match values[value % values.len()] {
             "BYTES" => "60000",
+            "bounded:BYTES" => "bounded:16384",
             v if v.contains('…') => v.split('…').nth(value & 1).unwrap(),
             v => v,
         };
