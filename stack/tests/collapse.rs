@@ -152,7 +152,7 @@ fn a_portion_survives_reads_and_holes_in_between() {
         collapses(&rig).iter().filter(|d| is(d)).count()
     };
     let (receive, ofo) = (rewritten(QueueKind::Receive), rewritten(QueueKind::OutOfOrder));
-    assert!(receive > 10 && ofo > 10, "{receive} and {ofo} portions");
+    assert!(receive > 5 && ofo > 5, "{receive} and {ofo} portions");
     assert!(collapses(&rig).iter().all(|d| d.copied <= 16_384));
 }
 
@@ -269,12 +269,15 @@ fn a_collapse_beside_a_plain_copy() {
                 let mut rig = rig(&policy, Driver::Tun, rcvbuf);
                 rig.stack.set_tracing(false);
                 let mut at = 0;
-                while rig.info().mem.rmem_alloc <= rig.info().mem.rcvbuf {
+                while rig.info().mem.rmem_alloc <= rcvbuf as u32 {
                     let f = rig.forge(at, len as usize, rightedge_stack::wire::TcpFlags::ACK);
                     rig.push(f);
                     at += len;
                     while rig.stack.poll_transmit().is_some() {}
                 }
+                // The window is still open; the buffer shrinks.
+                let half = rightedge_stack::SocketOption::RcvBuf(rcvbuf / 4);
+                rig.stack.set_option(rig.now, rig.id, half).unwrap();
                 let f = rig.forge(at, len as usize, rightedge_stack::wire::TcpFlags::ACK).build();
                 bytes = rig.info().recv_q as usize;
                 let clock = std::time::Instant::now();
