@@ -278,11 +278,19 @@ fn a_collapse_beside_a_plain_copy() {
                 // The window is still open; the buffer shrinks.
                 let half = rightedge_stack::SocketOption::RcvBuf(rcvbuf / 4);
                 rig.stack.set_option(rig.now, rig.id, half).unwrap();
-                let f = rig.forge(at, len as usize, rightedge_stack::wire::TcpFlags::ACK).build();
+                // By this scale full segments are bloated too.
+                rig.stack.set_sysctl(rig.now, "tcp_adv_win_scale", "5").unwrap();
                 bytes = rig.info().recv_q as usize;
-                let clock = std::time::Instant::now();
-                rig.stack.ingress(rig.now, &f, rightedge_stack::wire::RxMeta::default());
-                best = best.min(clock.elapsed().as_nanos());
+                // The first ones may fit into what is held in advance; the slowest is the one that collapsed.
+                let slowest = (0..40u32).map(|n| {
+                    let flags = rightedge_stack::wire::TcpFlags::ACK;
+                    let f = rig.forge(at + n * len, len as usize, flags).build();
+                    let clock = std::time::Instant::now();
+                    rig.stack.ingress(rig.now, &f, rightedge_stack::wire::RxMeta::default());
+                    clock.elapsed().as_nanos()
+                });
+                best = best.min(slowest.max().unwrap_or(0));
+                assert!(rig.count("TcpExtPruneCalled") > 0, "no prune");
             }
             let source = vec![1u8; bytes];
             let plain = (0..12).map(|_| {
