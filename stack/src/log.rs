@@ -40,10 +40,17 @@ impl Log {
         self.listening
     }
 
+    #[inline(always)]
     pub(crate) fn push(&mut self, at: Instant, socket: Option<SocketId>, f: impl FnOnce() -> Decision) {
-        if !self.listening {
-            return;
+        if self.listening {
+            self.record(at, socket, f);
         }
+    }
+
+    /// Apart from the question whether anybody listens, so that only that is asked in place.
+    #[cold]
+    #[inline(never)]
+    fn record(&mut self, at: Instant, socket: Option<SocketId>, f: impl FnOnce() -> Decision) {
         if self.records.len() >= MAX_PENDING {
             self.records.pop_front();
             self.lost += 1;

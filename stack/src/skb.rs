@@ -3,8 +3,6 @@
 //! Payload arrives as a slice of the frame and stays one ([`Bytes`]). Bytes are copied only where Linux copies them:
 //! into the tail room of a queued buffer, and when a queue is collapsed.
 
-use std::collections::VecDeque;
-
 use bytes::Bytes;
 
 use crate::{
@@ -15,12 +13,78 @@ use crate::{
     wire::TcpFlags,
 };
 
-/// Bytes of one segment: shared with the frame they came in, owned after a copy, or a list of pieces.
+/// Payload up to this length is copied when it is queued: it must not keep a whole frame alive.
+const SMALL: usize = 256;
+/// A head and as many fragments as a buffer usually takes.
+const PIECES: usize = 18;
+/// Lists and small buffers kept for the next segments, each.
+const SPARE: usize = 64;
+/// A larger buffer is not kept. Small payloads of a whole buffer, and what doubling adds, are less.
+const SPARE_BYTES: usize = 10 << 10;
+
+/// Payload bytes that lie in one place.
 #[derive(Debug, Clone)]
-enum Data {
-    Shared(Bytes),
-    Owned(Vec<u8>),
-    Pieces(VecDeque<Bytes>),
+enum Piece {
+    /// In the frame they came in.
+    Slice(Bytes),
+    /// In memory of our own, which can be appended to.
+    Copied(Vec<u8>),
+}
+
+impl Piece {
+    const fn none() -> Self {
+        Piece::Slice(Bytes::new())
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Piece::Slice(b) => b,
+            Piece::Copied(v) => v,
+        }
+    }
+}
+
+/// Memory of buffers that were read, for the next ones: a stream that is read as it comes allocates nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Spare {
+    lists: Vec<Vec<Piece>>,
+    buffers: Vec<Vec<u8>>,
+}
+
+impl Spare {
+    fn list(&mut self) -> Vec<Piece> {
+        self.lists.pop().unwrap_or_else(|| Vec::with_capacity(PIECES))
+    }
+
+    fn buffer(&mut self, room: usize) -> Vec<u8> {
+        self.buffers.pop().unwrap_or_else(|| Vec::with_capacity(room))
+    }
+
+    fn keep(&mut self, piece: Piece) {
+        if let Piece::Copied(mut v) = piece
+            && self.buffers.len() < SPARE
+            && (1..=SPARE_BYTES).contains(&v.capacity())
+        {
+            v.clear();
+            self.buffers.push(v);
+        }
+    }
+
+    fn keep_list(&mut self, mut list: Vec<Piece>) {
+        if list.capacity() == 0 {
+            return;
+        }
+        list.drain(..).for_each(|piece| self.keep(piece));
+        if self.lists.len() < SPARE {
+            self.lists.push(list);
+        }
+    }
+
+    /// What `skb` held, now that nobody needs it any more.
+    pub(crate) fn recycle(&mut self, skb: Skb) {
+        self.keep(skb.first);
+        self.keep_list(skb.more);
+    }
 }
 
 /// One buffer in a queue.
@@ -43,7 +107,9 @@ pub(crate) struct Skb {
     cloned: bool,
     pub(crate) gso_size: u16,
     pub(crate) gso_segs: u16,
-    data: Data,
+    first: Piece,
+    /// What was merged behind it; without memory of its own until then.
+    more: Vec<Piece>,
 }
 
 /// What the estimators look at once the segment itself is queued or joined to another.
@@ -86,7 +152,8 @@ impl Skb {
             cloned: layout.cloned,
             gso_size: gso.0,
             gso_segs: gso.1,
-            data: Data::Shared(payload),
+            first: Piece::Slice(payload),
+            more: Vec::new(),
         }
     }
 
@@ -106,7 +173,8 @@ impl Skb {
             cloned: false,
             gso_size: 0,
             gso_segs: 0,
-            data: Data::Owned(Vec::with_capacity(capacity as usize)),
+            first: Piece::Copied(Vec::with_capacity(capacity as usize)),
+            more: Vec::new(),
         }
     }
 
@@ -159,6 +227,7 @@ impl Skb {
         &mut self,
         from: &mut Skb,
         build: &KernelBuild,
+        spare: &mut Spare,
     ) -> Result<Merge, CoalesceRefusal> {
         if from.seq != self.end_seq {
             return Err(CoalesceRefusal::NotContiguous);
@@ -169,11 +238,11 @@ impl Skb {
         let merge = if from.len <= self.copy_room() {
             self.tailroom -= from.len;
             self.headlen += from.len;
-            self.copy_in(from);
+            from.for_each_piece(|p| self.copy_in(p, spare));
             self.append_figures(from);
             Merge { how: CoalesceHow::TailRoom, delta: 0 }
         } else {
-            self.attach(from, build)?
+            self.attach(from, build, spare)?
         };
         Ok(merge)
     }
@@ -209,17 +278,22 @@ impl Skb {
 
     /// Makes `from` a fragment of this buffer, wherever there is tail room: nothing is copied. Returns by how much the
     /// charge grows.
-    pub(crate) fn join(&mut self, from: &mut Skb, build: &KernelBuild) -> Option<i32> {
+    pub(crate) fn join(&mut self, from: &mut Skb, build: &KernelBuild, spare: &mut Spare) -> Option<i32> {
         if !self.joins(from, build) {
             return None;
         }
-        self.attach(from, build).ok().map(|m| m.delta)
+        self.attach(from, build, spare).ok().map(|m| m.delta)
     }
 
-    fn attach(&mut self, from: &mut Skb, build: &KernelBuild) -> Result<Merge, CoalesceRefusal> {
+    fn attach(
+        &mut self,
+        from: &mut Skb,
+        build: &KernelBuild,
+        spare: &mut Spare,
+    ) -> Result<Merge, CoalesceRefusal> {
         let merge = self.attachable(from, build)?;
         self.nr_frags += from.nr_frags + u32::from(merge.how == CoalesceHow::HeadStolen);
-        self.move_in(from);
+        self.move_in(from, spare);
         self.truesize = self.truesize.wrapping_add(merge.delta);
         self.append_figures(from);
         Ok(merge)
@@ -231,48 +305,72 @@ impl Skb {
         self.flags |= from.flags;
     }
 
-    /// Appends the bytes of `from` by copying them into an owned buffer.
-    fn copy_in(&mut self, from: &Skb) {
-        if from.len == 0 {
-            return;
-        }
-        if let Data::Shared(bytes) = &self.data {
-            let mut owned = Vec::with_capacity((self.len + self.tailroom + from.len) as usize);
-            owned.extend_from_slice(bytes);
-            self.data = Data::Owned(owned);
-        }
-        match &mut self.data {
-            Data::Owned(v) => from.for_each_piece(|p| v.extend_from_slice(p)),
-            // A buffer with pieces has no tail room; kept total for the type's sake.
-            Data::Pieces(list) => from.for_each_piece(|p| list.push_back(Bytes::copy_from_slice(p))),
-            Data::Shared(_) => {}
+    /// The buffer is queued on its own: a small payload is copied out of its frame.
+    pub(crate) fn settle(&mut self, spare: &mut Spare) {
+        if let Piece::Slice(bytes) = &self.first
+            && (1..=SMALL).contains(&bytes.len())
+        {
+            let mut copy = spare.buffer(bytes.len().saturating_add(self.tailroom as usize));
+            copy.extend_from_slice(bytes);
+            self.first = Piece::Copied(copy);
         }
     }
 
-    /// Appends the pieces of `from` without copying.
-    fn move_in(&mut self, from: &mut Skb) {
-        let mut list = match core::mem::replace(&mut self.data, Data::Shared(Bytes::new())) {
-            Data::Shared(b) => VecDeque::from([b]),
-            Data::Owned(v) => VecDeque::from([Bytes::from(v)]),
-            Data::Pieces(list) => list,
-        };
-        match core::mem::replace(&mut from.data, Data::Shared(Bytes::new())) {
-            Data::Shared(b) => list.push_back(b),
-            Data::Owned(v) => list.push_back(Bytes::from(v)),
-            Data::Pieces(mut more) => list.append(&mut more),
+    /// Appends bytes by copying them.
+    fn copy_in(&mut self, bytes: &[u8], spare: &mut Spare) {
+        if bytes.is_empty() {
+            return;
         }
-        self.data = Data::Pieces(list);
+        if let Piece::Copied(v) = self.more.last_mut().unwrap_or(&mut self.first) {
+            v.extend_from_slice(bytes);
+            return;
+        }
+        let mut copy = spare.buffer(bytes.len().saturating_add(self.tailroom as usize));
+        copy.extend_from_slice(bytes);
+        self.append(Piece::Copied(copy), spare);
+    }
+
+    fn append(&mut self, piece: Piece, spare: &mut Spare) {
+        if self.more.capacity() == 0 {
+            self.more = spare.list();
+        }
+        self.more.push(piece);
+    }
+
+    /// Appends the pieces of `from` without copying, unless they are small.
+    fn move_in(&mut self, from: &mut Skb, spare: &mut Spare) {
+        self.move_piece(core::mem::replace(&mut from.first, Piece::none()), spare);
+        if from.more.capacity() > 0 {
+            let mut more = core::mem::take(&mut from.more);
+            more.drain(..).for_each(|piece| self.move_piece(piece, spare));
+            spare.keep_list(more);
+        }
+    }
+
+    fn move_piece(&mut self, piece: Piece, spare: &mut Spare) {
+        if piece.bytes().len() <= SMALL {
+            self.copy_in(piece.bytes(), spare);
+            spare.keep(piece);
+        } else {
+            self.append(piece, spare);
+        }
+    }
+
+    /// The buffer with all it holds; what stays behind holds nothing.
+    pub(crate) fn take(&mut self) -> Skb {
+        let first = core::mem::replace(&mut self.first, Piece::none());
+        Skb { first, more: core::mem::take(&mut self.more), ..*self }
     }
 
     /// Appends up to `max` bytes of `from`, beginning `offset` bytes into it, by copying. Returns how many.
     pub(crate) fn append_copy(&mut self, from: &Skb, offset: u32, max: u32) -> u32 {
         let n = from.len.saturating_sub(offset).min(max);
-        if let Data::Owned(v) = &mut self.data {
-            let range = offset as usize..(offset + n) as usize;
-            match &from.data {
-                Data::Shared(b) => v.extend_from_slice(b.get(range).unwrap_or_default()),
-                Data::Owned(b) => v.extend_from_slice(b.get(range).unwrap_or_default()),
-                Data::Pieces(_) => from.copy_range(offset, n, |piece| v.extend_from_slice(piece)),
+        if let Piece::Copied(v) = &mut self.first {
+            if from.more.is_empty() {
+                let range = offset as usize..(offset + n) as usize;
+                v.extend_from_slice(from.first.bytes().get(range).unwrap_or_default());
+            } else {
+                from.copy_range(offset, n, |piece| v.extend_from_slice(piece));
             }
         }
         self.len += n;
@@ -300,19 +398,12 @@ impl Skb {
         if n == 0 {
             return;
         }
-        match &self.data {
-            Data::Shared(b) => _ = give(b),
-            Data::Owned(v) => _ = give(v),
-            Data::Pieces(list) => _ = list.iter().any(|b| give(b)),
-        }
+        let _ = give(self.first.bytes()) || self.more.iter().any(|piece| give(piece.bytes()));
     }
 
     fn for_each_piece(&self, mut f: impl FnMut(&[u8])) {
-        match &self.data {
-            Data::Shared(b) => f(b),
-            Data::Owned(v) => f(v),
-            Data::Pieces(list) => list.iter().for_each(|b| f(b)),
-        }
+        f(self.first.bytes());
+        self.more.iter().for_each(|piece| f(piece.bytes()));
     }
 }
 
@@ -342,10 +433,13 @@ mod tests {
         let mut to = skb(Driver::TapBuild, &p, 0, 1448);
         assert_eq!(to.truesize, 2176);
         for i in 1..=17 {
-            let m = to.try_coalesce(&mut skb(Driver::TapBuild, &p, i * 1448, 1448), &p.build).unwrap();
+            let m = to
+                .try_coalesce(&mut skb(Driver::TapBuild, &p, i * 1448, 1448), &p.build, &mut Spare::default())
+                .unwrap();
             assert_eq!((m.how, m.delta), (CoalesceHow::HeadStolen, 1920));
         }
-        let full = to.try_coalesce(&mut skb(Driver::TapBuild, &p, 18 * 1448, 1448), &p.build);
+        let full =
+            to.try_coalesce(&mut skb(Driver::TapBuild, &p, 18 * 1448, 1448), &p.build, &mut Spare::default());
         assert_eq!(full.err(), Some(CoalesceRefusal::TooManyFrags));
         assert_eq!(bytes(&to), (0..18 * 1448).map(|i| i as u8).collect::<Vec<_>>());
     }
@@ -354,9 +448,11 @@ mod tests {
     fn slab_heads_only_fill_tail_room() {
         let p = Profile::linux_6_1();
         let mut to = skb(Driver::TapAlloc, &p, 0, 200);
-        let m = to.try_coalesce(&mut skb(Driver::TapAlloc, &p, 200, 200), &p.build).unwrap();
+        let m = to
+            .try_coalesce(&mut skb(Driver::TapAlloc, &p, 200, 200), &p.build, &mut Spare::default())
+            .unwrap();
         assert_eq!((m.how, m.delta), (CoalesceHow::TailRoom, 0));
-        let no = to.try_coalesce(&mut skb(Driver::TapAlloc, &p, 400, 200), &p.build);
+        let no = to.try_coalesce(&mut skb(Driver::TapAlloc, &p, 400, 200), &p.build, &mut Spare::default());
         assert_eq!(no.err(), Some(CoalesceRefusal::HeadNotStealable));
         assert_eq!(bytes(&to), (0..400).map(|i| i as u8).collect::<Vec<_>>());
     }
@@ -377,7 +473,7 @@ mod tests {
         };
         let mut to = one(0);
         let mut n = 1;
-        while to.try_coalesce(&mut one(n), &p.build).is_ok() {
+        while to.try_coalesce(&mut one(n), &p.build, &mut Spare::default()).is_ok() {
             n += 1;
         }
         assert_eq!(n, 27);
@@ -395,7 +491,7 @@ mod tests {
             let mut skb =
                 Skb::new(Seq(i * len), TcpFlags::ACK, payload.clone(), &layout(d, &p, &shape), (0, 1));
             if let (Some(tail), Some(n)) = (queue.last_mut(), counts.last_mut())
-                && let Ok(merge) = tail.try_coalesce(&mut skb, &p.build)
+                && let Ok(merge) = tail.try_coalesce(&mut skb, &p.build, &mut Spare::default())
             {
                 *n += 1;
                 added.push(merge.delta);
@@ -483,7 +579,9 @@ mod tests {
     fn fragments_move_with_their_exact_bytes() {
         let p = Profile::linux_6_18();
         let mut to = skb(Driver::NapiFrags, &p, 0, 1448);
-        let m = to.try_coalesce(&mut skb(Driver::NapiFrags, &p, 1448, 1448), &p.build).unwrap();
+        let m = to
+            .try_coalesce(&mut skb(Driver::NapiFrags, &p, 1448, 1448), &p.build, &mut Spare::default())
+            .unwrap();
         assert_eq!((m.how, m.delta), (CoalesceHow::FragsMoved, 1448));
     }
 
@@ -492,12 +590,12 @@ mod tests {
         let p = Profile::linux_6_18();
         let mut to = skb(Driver::TapBuild, &p, 0, 10);
         assert_eq!(
-            to.try_coalesce(&mut skb(Driver::TapBuild, &p, 11, 10), &p.build).err(),
+            to.try_coalesce(&mut skb(Driver::TapBuild, &p, 11, 10), &p.build, &mut Spare::default()).err(),
             Some(CoalesceRefusal::NotContiguous)
         );
         let mut to = skb(Driver::Veth, &p, 0, 10);
         assert_eq!(
-            to.try_coalesce(&mut skb(Driver::TapBuild, &p, 10, 10), &p.build).err(),
+            to.try_coalesce(&mut skb(Driver::TapBuild, &p, 10, 10), &p.build, &mut Spare::default()).err(),
             Some(CoalesceRefusal::TargetCloned)
         );
     }

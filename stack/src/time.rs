@@ -133,6 +133,8 @@ impl From<core::time::Duration> for Duration {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tick {
     hz: u32,
+    /// Kept, because it divides with every segment.
+    nanos: u64,
 }
 
 impl Tick {
@@ -146,7 +148,7 @@ impl Tick {
         } else {
             hz
         };
-        Tick { hz }
+        Tick { hz, nanos: 1_000_000_000 / hz as u64 }
     }
 
     /// Ticks per second.
@@ -158,13 +160,13 @@ impl Tick {
     /// The length of one tick in nanoseconds.
     #[must_use]
     pub const fn nanos(self) -> u64 {
-        1_000_000_000 / self.hz as u64
+        self.nanos
     }
 
     /// The tick that `t` falls into, counted from the caller's origin (`tcp_jiffies32`).
     #[must_use]
     pub const fn jiffies(self, t: Instant) -> u64 {
-        t.0 / self.nanos()
+        t.0 / self.nanos
     }
 
     /// The instant at which tick `j` begins.

@@ -35,7 +35,7 @@ mod tests;
 use core::net::{IpAddr, Ipv6Addr};
 use std::collections::VecDeque;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 pub use self::prefix::{Prefix, PrefixError};
 use self::{
@@ -198,6 +198,8 @@ pub struct Iface {
     config: IfaceConfig,
     neighbours: Neighbours,
     out: VecDeque<Outgoing>,
+    /// Where segments are built: once all frames cut from it are gone, its memory is used again.
+    chunk: BytesMut,
     echo_rate: Rate,
     error_rate: Rate,
     counters: IfaceCounters,
@@ -211,6 +213,7 @@ impl Iface {
             config,
             neighbours: Neighbours::default(),
             out: VecDeque::new(),
+            chunk: BytesMut::with_capacity(CHUNK),
             echo_rate: Rate::new(ICMP_PER_SECOND, ECHO_BURST),
             error_rate: Rate::new(ICMP_PER_SECOND, ERROR_BURST),
             counters: IfaceCounters::default(),
@@ -257,7 +260,8 @@ impl Iface {
     /// Judges an arriving packet, and answers it if a host answers such packets by itself.
     pub fn on_packet(&mut self, now: Instant, packet: Packet) -> Verdict {
         let verdict = match packet {
-            Packet::Tcp(segment) => self.on_tcp(now, segment),
+            Packet::Tcp(segment) if self.on_tcp(now, &segment) => Verdict::Deliver(segment),
+            Packet::Tcp(_) => return Verdict::Dropped(DropReason::NotForUs),
             Packet::Arp(arp) => self.on_arp(now, arp),
             Packet::Echo(echo) => self.on_echo(now, &echo),
             Packet::NeighbourSolicit(solicit) => self.on_solicit(now, solicit),
@@ -304,7 +308,8 @@ impl Iface {
     ///
     /// [`EgressError`] if it cannot be built.
     pub fn send(&mut self, now: Instant, segment: &SegmentOut<'_>, tag: u64) -> Result<Sent, EgressError> {
-        Ok(self.transmit(now, segment.build()?.with_tag(tag)))
+        let packet = segment.build_in(&mut self.chunk)?.with_tag(tag);
+        Ok(self.transmit(now, packet))
     }
 
     /// Answers a segment that no socket wants with a RST; `false` if it gets none.
@@ -354,10 +359,12 @@ impl Iface {
         }
     }
 
-    fn on_tcp(&mut self, now: Instant, segment: TcpSegment) -> Verdict {
+    /// Judges a TCP segment where it lies: is it for us? [`Iface::on_packet`] hands it through instead.
+    pub fn on_tcp(&mut self, now: Instant, segment: &TcpSegment) -> bool {
         let (src, dst) = (segment.src.ip(), segment.dst.ip());
         if !self.is_for_us(segment.link, src, dst) {
-            return Verdict::Dropped(DropReason::NotForUs);
+            self.counters.not_for_us += 1;
+            return false;
         }
         if let (Learning::Reflexive, Some(link)) = (self.config.learning, segment.link)
             && let Some(hop) = self.next_hop(src)
@@ -365,7 +372,7 @@ impl Iface {
             self.learn(now, hop, link.src);
         }
         self.counters.delivered += 1;
-        Verdict::Deliver(segment)
+        true
     }
 
     /// Linux 6.18 `arp_process`: who asks about us is worth knowing; others only if we know them already.
@@ -462,9 +469,18 @@ impl Iface {
 
     /// For an address of ours, in a frame for our station, and from somebody who is not us.
     fn is_for_us(&self, link: Option<Link>, src: IpAddr, dst: IpAddr) -> bool {
-        // Linux 6.18 __fib_validate_source: our own address cannot arrive from outside, nor can a broadcast address.
-        let from_host = !self.owns(src) && !self.config.addrs.iter().any(|prefix| prefix.is_broadcast(src));
-        self.is_for_our_station(link) && self.owns(dst) && from_host
+        if !self.is_for_our_station(link) {
+            return false;
+        }
+        let mut ours = false;
+        for prefix in &self.config.addrs {
+            // Linux 6.18 __fib_validate_source: our own address cannot arrive from outside, nor can a broadcast address.
+            if prefix.addr() == src || prefix.is_broadcast(src) {
+                return false;
+            }
+            ours |= prefix.addr() == dst;
+        }
+        ours
     }
 
     /// The frame was addressed to us, to everybody, or to a group; a bare packet always is.
@@ -577,6 +593,8 @@ impl Iface {
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 /// Frames that may wait to be taken.
 const MAX_OUT: usize = 4096;
+/// Some seventy ACKs. A frame that somebody keeps keeps this much.
+const CHUNK: usize = 4096;
 /// Linux's `icmp_msgs_per_sec`.
 const ICMP_PER_SECOND: u32 = 1000;
 /// Linux's `icmp_msgs_burst`.

@@ -203,10 +203,10 @@ impl Requests {
 
 impl Stack {
     /// A segment without a connection: a SYN for a listener, or what follows one. False if nobody wants it.
-    pub(super) fn on_handshake(&mut self, now: Instant, seg: TcpSegment) -> bool {
+    pub(super) fn on_handshake(&mut self, now: Instant, seg: &TcpSegment) -> bool {
         let tuple = (seg.dst, seg.src);
         if self.requests.open.contains_key(&tuple) {
-            self.on_request(now, tuple, &seg);
+            self.on_request(now, tuple, seg);
             return true;
         }
         let any = SocketAddr::new(
@@ -230,7 +230,7 @@ impl Stack {
             return true;
         }
         let Some(generation) = self.sockets.get(index as usize).map(|e| e.generation) else { return false };
-        self.on_syn(now, SocketId { index, generation }, tuple, &seg);
+        self.on_syn(now, SocketId { index, generation }, tuple, seg);
         true
     }
 

@@ -4,19 +4,23 @@ mod audit;
 mod config;
 mod handshake;
 mod shared;
+mod timers;
 
 use core::net::SocketAddr;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 
 use bytes::Bytes;
 use rustc_hash::{FxHashMap, FxHashSet};
 use slab::Slab;
 
-use self::handshake::{Listener, Requests};
 pub(crate) use self::shared::Shared;
 pub use self::{
     config::{ConfigError, Route, StackConfig},
     handshake::ListenOptions,
+};
+use self::{
+    handshake::{Listener, Requests},
+    timers::Timers,
 };
 use crate::{
     Event, Info, SocketError, SocketId, SocketOption,
@@ -71,7 +75,9 @@ pub struct Stack {
     by_tuple: FxHashMap<(SocketAddr, SocketAddr), u32>,
     listeners: FxHashMap<SocketAddr, u32>,
     requests: Requests,
-    timers: BTreeSet<(Instant, u32)>,
+    timers: Timers,
+    /// The connection that the last segment was for; the next one usually is for the same.
+    latest: u32,
     next_port: u16,
     frames_in: u64,
 }
@@ -103,7 +109,8 @@ impl Stack {
             by_tuple: FxHashMap::default(),
             listeners: FxHashMap::default(),
             requests: Requests::default(),
-            timers: BTreeSet::new(),
+            timers: Timers::default(),
+            latest: u32::MAX,
             next_port: 32_768,
             frames_in: 0,
         })
@@ -139,7 +146,7 @@ impl Stack {
     /// When the stack next wants [`Stack::handle_timeout`].
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let socket = self.timers.first().map(|(t, _)| *t);
+        let socket = self.timers.first().map(|(t, _)| t);
         [socket, self.requests.next_timeout(), self.shared.iface.poll_timeout()].into_iter().flatten().min()
     }
 
@@ -148,6 +155,14 @@ impl Stack {
         self.frames_in += 1;
         self.shared.log.cause = Cause::Frame(self.frames_in);
         match wire::parse(self.shared.medium(), frame, meta) {
+            // By reference: a segment is large, and it is moved nowhere.
+            Ok(Packet::Tcp(ref mut segment)) => {
+                if self.shared.iface.on_tcp(now, segment) {
+                    self.on_segment(now, segment);
+                } else {
+                    self.on_bad_frame(now, DropReason::NotForUs);
+                }
+            }
             Ok(packet) => self.on_packet(now, packet),
             Err(e) => {
                 if let Some(damaged) = e.damaged {
@@ -182,22 +197,22 @@ impl Stack {
 
     fn on_packet(&mut self, now: Instant, packet: Packet) {
         match self.shared.iface.on_packet(now, packet) {
-            Verdict::Deliver(segment) => self.on_segment(now, segment),
+            Verdict::Deliver(mut segment) => self.on_segment(now, &mut segment),
             Verdict::Dropped(reason) => self.on_bad_frame(now, reason),
             Verdict::Consumed => {}
         }
     }
 
-    fn on_segment(&mut self, now: Instant, mut seg: TcpSegment) {
+    fn on_segment(&mut self, now: Instant, seg: &mut TcpSegment) {
         if self.shared.driver.hides_segments() {
             seg.gso_segs = 1;
         }
         self.shared.counters.add(Counter::TcpInSegs, u64::from(seg.gso_segs.max(1)));
-        let tuple = (seg.dst, seg.src);
-        if let Some(&index) = self.by_tuple.get(&tuple) {
+        if let Some(index) = self.owner(seg) {
+            self.latest = index;
             let reuse = seg.flags.contains(TcpFlags::SYN)
                 && !seg.flags.intersects(TcpFlags::ACK | TcpFlags::RST)
-                && self.connection(index).is_some_and(|t| t.reusable(&seg));
+                && self.connection(index).is_some_and(|t| t.reusable(seg));
             if !reuse {
                 self.with(now, index, |t, cx| t.on_segment(cx, seg));
                 return;
@@ -205,7 +220,7 @@ impl Stack {
             // The addresses are free again; what the old connection received can still be read.
             self.with(now, index, |t, cx| t.done(cx));
         }
-        if self.on_handshake(now, seg.clone()) {
+        if self.on_handshake(now, seg) {
             return;
         }
         self.shared.log.push(now, None, || Decision::Dropped {
@@ -213,7 +228,18 @@ impl Stack {
             seq: seg.seq,
             len: seg.payload_len(),
         });
-        self.shared.reset(now, &seg);
+        self.shared.reset(now, seg);
+    }
+
+    /// The connection that a segment is for.
+    fn owner(&self, seg: &TcpSegment) -> Option<u32> {
+        // An open connection has its addresses for itself, so that its word counts as much as the table's.
+        match self.connection(self.latest) {
+            Some(t) if t.state != State::Closed && t.local == seg.dst && t.remote == seg.src => {
+                Some(self.latest)
+            }
+            _ => self.by_tuple.get(&(seg.dst, seg.src)).copied(),
+        }
     }
 
     /// The instant named by [`Stack::poll_timeout`] has come.
@@ -221,13 +247,14 @@ impl Stack {
         self.shared.log.cause = Cause::Timer;
         self.shared.iface.handle_timeout(now);
         self.retransmit_syn_acks(now);
-        while let Some(&(at, index)) = self.timers.first() {
+        while let Some((at, index)) = self.timers.first() {
             if at > now {
                 break;
             }
-            self.timers.pop_first();
+            self.timers.set(index, None);
             if let Some(t) = self.connection_mut(index) {
                 t.scheduled = None;
+                t.timers_moved = true;
             }
             self.with(now, index, |t, cx| {
                 for timer in [Timer::DelayedAck, Timer::SackCompression, Timer::Retransmit, Timer::Linger] {
@@ -293,7 +320,7 @@ impl Stack {
         let id = self.insert(Slot::Connection(Box::new(t)));
         self.by_tuple.insert((local, remote), id.index);
         self.shared.mem.sockets += 1;
-        self.reschedule(id.index);
+        self.reschedule(now, id.index);
         Ok(id)
     }
 
@@ -660,18 +687,17 @@ impl Stack {
 
     /// Runs `f` on a connection, then brings timers and slots up to date.
     fn with<R>(&mut self, now: Instant, index: u32, f: impl FnOnce(&mut Tcb, &mut Cx<'_>) -> R) -> Option<R> {
-        let r = match self.sockets.get_mut(index as usize) {
-            Some(Entry { slot: Slot::Connection(t), .. }) => f(t, &mut Cx { now, shared: &mut self.shared }),
-            _ => return None,
+        self.shared.enter(now);
+        let Some(Entry { slot: Slot::Connection(t), .. }) = self.sockets.get_mut(index as usize) else {
+            return None;
         };
+        let r = f(t, &mut Cx { now, shared: &mut self.shared });
+        let moved = t.timers_moved || t.state == State::Closed;
         if self.shared.events.len() > EVENTS + 8 * self.sockets.len() {
             self.trim_events();
         }
-        let over = self.connection(index).is_some_and(|t| t.state == State::Closed && t.pending_close.closed);
-        if over {
-            self.remove(now, index);
-        } else {
-            self.reschedule(index);
+        if moved {
+            self.reschedule(now, index);
         }
         Some(r)
     }
@@ -687,38 +713,46 @@ impl Stack {
         });
     }
 
-    fn reschedule(&mut self, index: u32) {
+    /// Brings the timer queue and the table of addresses up to date; what is closed and over goes.
+    fn reschedule(&mut self, now: Instant, index: u32) {
         let Some(Entry { slot: Slot::Connection(t), .. }) = self.sockets.get_mut(index as usize) else {
             return;
         };
-        // A closed connection no longer answers for its addresses, whether or not a timer was running.
         if t.state == State::Closed {
-            let tuple = (t.local, t.remote);
-            if self.by_tuple.get(&tuple) == Some(&index) {
-                self.by_tuple.remove(&tuple);
+            let (over, tuple) = (t.pending_close.closed, (t.local, t.remote));
+            self.on_closed(now, index, over, tuple);
+            if over {
+                return;
             }
         }
-        let next = t.next_timer();
-        if t.scheduled == next {
+        let Some(Entry { slot: Slot::Connection(t), .. }) = self.sockets.get_mut(index as usize) else {
             return;
+        };
+        t.timers_moved = false;
+        let next = t.next_timer();
+        if t.scheduled != next {
+            t.scheduled = next;
+            self.timers.set(index, next);
         }
-        if let Some(old) = t.scheduled {
-            self.timers.remove(&(old, index));
-        }
-        if let Some(new) = next {
-            self.timers.insert((new, index));
-        }
-        t.scheduled = next;
     }
 
+    /// A closed connection no longer answers for its addresses, whether or not a timer was running.
+    #[cold]
+    fn on_closed(&mut self, now: Instant, index: u32, over: bool, tuple: (SocketAddr, SocketAddr)) {
+        if over {
+            self.remove(now, index);
+        } else if self.by_tuple.get(&tuple) == Some(&index) {
+            self.by_tuple.remove(&tuple);
+        }
+    }
+
+    #[cold]
     fn remove(&mut self, now: Instant, index: u32) {
         let Some(Entry { slot: Slot::Connection(mut t), .. }) = self.sockets.try_remove(index as usize)
         else {
             return;
         };
-        if let Some(at) = t.scheduled {
-            self.timers.remove(&(at, index));
-        }
+        self.timers.set(index, None);
         let tuple = (t.local, t.remote);
         if self.by_tuple.get(&tuple) == Some(&index) {
             self.by_tuple.remove(&tuple);

@@ -1,6 +1,6 @@
 //! What all sockets of a stack share.
 
-use core::net::SocketAddr;
+use core::{net::SocketAddr, ops::Range};
 use std::collections::VecDeque;
 
 use super::{ConfigError, Route, StackConfig};
@@ -13,6 +13,7 @@ use crate::{
     mem::GlobalMem,
     nic::{self, Driver, FrameShape, Layout},
     profile::Profile,
+    skb::Spare,
     sysctl::Sysctls,
     time::{Instant, Tick},
     units::Seq,
@@ -23,9 +24,13 @@ pub(crate) struct Shared {
     pub(crate) profile: Profile,
     pub(crate) sysctl: Sysctls,
     pub(crate) tick: Tick,
+    /// The tick that the last call fell into, and its number.
+    this_tick: Range<Instant>,
+    jiffies: u64,
     pub(crate) driver: Driver,
     truesize: Option<u32>,
     truesize_extra: u32,
+    last_layout: Option<(FrameShape, Layout)>,
     pub(crate) mtu: u32,
     pub(crate) route: Route,
     pub(crate) mem: GlobalMem,
@@ -33,6 +38,7 @@ pub(crate) struct Shared {
     pub(crate) log: Log,
     pub(crate) iface: Iface,
     pub(crate) events: VecDeque<Event>,
+    pub(crate) spare: Spare,
     medium: Medium,
     seed: u64,
     drawn: u64,
@@ -48,11 +54,14 @@ impl Shared {
         let mtu = if route.mtu > 0 { mtu.min(route.mtu) } else { mtu };
         Ok(Shared {
             tick: profile.build.tick(),
+            this_tick: Instant::ZERO..Instant::ZERO,
+            jiffies: 0,
             profile,
             sysctl: sysctls,
             driver,
             truesize,
             truesize_extra,
+            last_layout: None,
             mtu,
             route,
             mem: GlobalMem::default(),
@@ -61,6 +70,7 @@ impl Shared {
             medium: iface.medium,
             iface: Iface::new(iface),
             events: VecDeque::new(),
+            spare: Spare::default(),
             seed,
             drawn: 0,
             challenge_second: u64::MAX,
@@ -72,10 +82,34 @@ impl Shared {
         self.medium
     }
 
-    /// What a frame of this shape becomes in memory.
-    pub(crate) fn layout(&self, shape: &FrameShape) -> Layout {
+    /// What time it is for the next calls: the tick is looked up once for all that happens in it.
+    pub(crate) fn enter(&mut self, now: Instant) {
+        if !self.this_tick.contains(&now) {
+            self.jiffies = self.tick.jiffies(now);
+            self.this_tick =
+                self.tick.instant(self.jiffies)..self.tick.instant(self.jiffies.saturating_add(1));
+        }
+    }
+
+    /// The tick that `now` falls into.
+    pub(crate) fn jiffies(&self, now: Instant) -> u64 {
+        if self.this_tick.contains(&now) { self.jiffies } else { self.tick.jiffies(now) }
+    }
+
+    /// What a frame of this shape becomes in memory. Frames of a stream are alike: the last answer is remembered, for what
+    /// it depends on besides never changes.
+    pub(crate) fn layout(&mut self, shape: &FrameShape) -> Layout {
+        if let Some((last, layout)) = &self.last_layout
+            && last.frame == shape.frame
+            && last.headers == shape.headers
+            && last.payload == shape.payload
+            && last.vnet_hdr_len == shape.vnet_hdr_len
+        {
+            return *layout;
+        }
         let mut layout = nic::layout(self.driver, &self.profile, shape);
         layout.truesize = self.truesize.unwrap_or(layout.truesize).saturating_add(self.truesize_extra);
+        self.last_layout = Some((*shape, layout));
         layout
     }
 
@@ -108,7 +142,7 @@ impl Shared {
     /// to the lowest level that reaches it. It fires at the first boundary of that level *behind* its tick: one tick
     /// late within 63 ticks, up to 8 late within 504, up to 64 within 4032, and so on.
     pub(crate) fn timer_instant(&self, now: Instant, expires: u64) -> Instant {
-        let ahead = expires.saturating_sub(self.tick.jiffies(now));
+        let ahead = expires.saturating_sub(self.jiffies(now));
         let level = (0..8).find(|l| ahead < 63 << (3 * l)).unwrap_or(8);
         let shift = 3 * level;
         self.tick.instant((expires >> shift).saturating_add(1) << shift)

@@ -17,7 +17,7 @@ use crate::{
     decision::{CollapseOutcome, QueueKind},
     nic,
     profile::{Collapse, KernelBuild, Profile, SpaceRule},
-    skb::Skb,
+    skb::{Skb, Spare},
     units::Seq,
     wire::TcpFlags,
 };
@@ -386,7 +386,7 @@ impl Tcb {
                 let at = self.queue.len();
                 match self.queue.back_mut().filter(|to| at > first && can_join(to, &skb, &build)) {
                     Some(to) => {
-                        let grown = to_join(to, &mut skb, &build);
+                        let grown = to_join(to, &mut skb, &build, &mut cx.shared.spare);
                         self.work_of_join(cx, grown, &skb, &mut work);
                         if onto != Some(at) {
                             onto = Some(at);
@@ -420,7 +420,7 @@ impl Tcb {
             }
             let Some(mut skb) = self.ofo.remove(next) else { break };
             let Some(to) = self.ofo.get_mut(at) else { break };
-            let grown = to_join(to, &mut skb, &build);
+            let grown = to_join(to, &mut skb, &build, &mut cx.shared.spare);
             self.work_of_join(cx, grown, &skb, &mut work);
             if onto != Some(at) {
                 onto = Some(at);
@@ -443,8 +443,8 @@ fn can_join(to: &Skb, from: &Skb, build: &KernelBuild) -> bool {
 }
 
 /// Joins what can be joined; by how much the charge of `to` grows.
-fn to_join(to: &mut Skb, from: &mut Skb, build: &KernelBuild) -> i32 {
-    to.join(from, build).unwrap_or(0)
+fn to_join(to: &mut Skb, from: &mut Skb, build: &KernelBuild, spare: &mut Spare) -> i32 {
+    to.join(from, build, spare).unwrap_or(0)
 }
 
 /// A maximal run of out-of-order buffers without a hole.

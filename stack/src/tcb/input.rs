@@ -26,7 +26,7 @@ const PAWS_24_DAYS: u64 = 24 * 24 * 3600;
 
 impl Tcb {
     /// The buffer that the driver model makes of a segment.
-    pub(crate) fn build_skb(cx: &Cx<'_>, seg: &TcpSegment) -> Skb {
+    pub(crate) fn build_skb(cx: &mut Cx<'_>, seg: &TcpSegment, payload: bytes::Bytes) -> Skb {
         let shape = FrameShape {
             frame: seg.frame_len,
             headers: seg.headers_len,
@@ -34,12 +34,6 @@ impl Tcb {
             vnet_hdr_len: u32::from(seg.meta.hdr_len),
         };
         let layout = cx.shared.layout(&shape);
-        // A tiny payload must not keep a whole frame alive.
-        let payload = if seg.payload.len() <= 256 {
-            bytes::Bytes::copy_from_slice(&seg.payload)
-        } else {
-            seg.payload.clone()
-        };
         Skb::new(seg.seq, seg.flags, payload, &layout, (seg.gso_size, seg.gso_segs))
     }
 
@@ -58,27 +52,28 @@ impl Tcb {
         }
     }
 
-    /// A segment for this connection.
-    pub(crate) fn on_segment(&mut self, cx: &mut Cx<'_>, seg: TcpSegment) {
+    /// A segment for this connection. Its payload is taken.
+    pub(crate) fn on_segment(&mut self, cx: &mut Cx<'_>, seg: &mut TcpSegment) {
         if self.state == State::TimeWait {
             // In Linux the application's socket is closed by now, and what comes is another's affair.
-            self.rcv_time_wait(cx, &seg);
+            self.rcv_time_wait(cx, seg);
             return;
         }
         self.stats.segs_in = self.stats.segs_in.wrapping_add(u32::from(seg.gso_segs.max(1)));
-        if !seg.payload.is_empty() {
+        if seg.payload_len() > 0 {
             self.stats.data_segs_in = self.stats.data_segs_in.wrapping_add(u32::from(seg.gso_segs.max(1)));
         }
-        let skb = Self::build_skb(cx, &seg);
+        let payload = core::mem::take(&mut seg.payload);
+        let skb = &mut Self::build_skb(cx, seg, payload);
         if self.owned {
             self.add_backlog(cx, skb, seg);
             return;
         }
-        self.process(cx, skb, &seg);
+        self.process(cx, skb, seg);
     }
 
     /// A segment from the wire or from the backlog.
-    pub(crate) fn process(&mut self, cx: &mut Cx<'_>, skb: Skb, seg: &TcpSegment) {
+    pub(crate) fn process(&mut self, cx: &mut Cx<'_>, skb: &mut Skb, seg: &TcpSegment) {
         self.clock = cx.now;
         match self.state {
             State::Established => self.rcv_established(cx, skb, seg),
@@ -95,10 +90,10 @@ impl Tcb {
     }
 
     /// `tcp_rcv_established`: the predicted header takes the short way.
-    fn rcv_established(&mut self, cx: &mut Cx<'_>, skb: Skb, seg: &TcpSegment) {
+    fn rcv_established(&mut self, cx: &mut Cx<'_>, skb: &mut Skb, seg: &TcpSegment) {
         if self.predicted(cx, seg) {
-            if seg.payload.is_empty() {
-                self.note_arrival(cx, &skb, true);
+            if seg.payload_len() == 0 {
+                self.note_arrival(cx, skb, true);
                 self.store_ts_if_current(cx, seg);
                 self.rtt.last_tsecr = seg.options.timestamps.map_or(self.rtt.last_tsecr, |t| t.tsecr);
                 let verdict = self.on_ack(cx, seg, true);
@@ -113,18 +108,18 @@ impl Tcb {
                     self.take_predicted(cx, skb, seg);
                 } else {
                     // Memory must be asked for, but the header is known to be acceptable.
-                    self.note_arrival(cx, &skb, false);
+                    self.note_arrival(cx, skb, false);
                     self.after_validation(cx, skb, seg);
                 }
                 return;
             }
         }
-        self.note_arrival(cx, &skb, false);
+        self.note_arrival(cx, skb, false);
         if !seg.flags.intersects(TcpFlags::ACK | TcpFlags::RST | TcpFlags::SYN) {
-            self.drop_skb(cx, &skb, DropReason::NoAckFlag);
+            self.drop_skb(cx, skb, DropReason::NoAckFlag);
             return;
         }
-        if self.validate(cx, &skb, seg) {
+        if self.validate(cx, skb, seg) {
             self.after_validation(cx, skb, seg);
         }
     }
@@ -152,8 +147,8 @@ impl Tcb {
         }
     }
 
-    fn take_predicted(&mut self, cx: &mut Cx<'_>, skb: Skb, seg: &TcpSegment) {
-        self.note_arrival(cx, &skb, true);
+    fn take_predicted(&mut self, cx: &mut Cx<'_>, skb: &mut Skb, seg: &TcpSegment) {
+        self.note_arrival(cx, skb, true);
         self.store_ts_if_current(cx, seg);
         self.measure_rtt_by_timestamp(cx, seg);
         cx.count(Counter::TcpExtTCPHPHits);
@@ -174,12 +169,12 @@ impl Tcb {
         self.signal_readable(cx);
     }
 
-    fn after_validation(&mut self, cx: &mut Cx<'_>, skb: Skb, seg: &TcpSegment) {
+    fn after_validation(&mut self, cx: &mut Cx<'_>, skb: &mut Skb, seg: &TcpSegment) {
         match self.on_ack(cx, seg, false) {
             AckVerdict::New | AckVerdict::Old => {}
             verdict => {
                 self.challenge_ack(cx, verdict);
-                self.drop_skb(cx, &skb, DropReason::AckUnsentData);
+                self.drop_skb(cx, skb, DropReason::AckUnsentData);
                 return;
             }
         }
@@ -293,7 +288,7 @@ impl Tcb {
                 self.send_dupack(
                     cx,
                     seg,
-                    if seg.payload.is_empty() { AckNow::Probe } else { AckNow::OutOfWindow },
+                    if seg.payload_len() == 0 { AckNow::Probe } else { AckNow::OutOfWindow },
                 );
             }
             self.drop_skb(cx, skb, reason);
@@ -372,20 +367,20 @@ impl Tcb {
     }
 
     /// The closing states (`tcp_rcv_state_process`).
-    fn rcv_closing(&mut self, cx: &mut Cx<'_>, skb: Skb, seg: &TcpSegment) {
-        self.note_arrival(cx, &skb, false);
+    fn rcv_closing(&mut self, cx: &mut Cx<'_>, skb: &mut Skb, seg: &TcpSegment) {
+        self.note_arrival(cx, skb, false);
         if !seg.flags.intersects(TcpFlags::ACK | TcpFlags::RST | TcpFlags::SYN) {
-            self.drop_skb(cx, &skb, DropReason::NoAckFlag);
+            self.drop_skb(cx, skb, DropReason::NoAckFlag);
             return;
         }
-        if !self.validate(cx, &skb, seg) {
+        if !self.validate(cx, skb, seg) {
             return;
         }
         match self.on_ack(cx, seg, false) {
             AckVerdict::New | AckVerdict::Old => {}
             AckVerdict::TooOld | AckVerdict::Future => {
                 self.send_challenge(cx);
-                self.drop_skb(cx, &skb, DropReason::AckUnsentData);
+                self.drop_skb(cx, skb, DropReason::AckUnsentData);
                 return;
             }
         }
@@ -415,7 +410,7 @@ impl Tcb {
             && !seg.seq.before(self.rcv_nxt);
         if nothing_can_follow {
             self.finish_closing(cx);
-            self.drop_skb(cx, &skb, DropReason::AfterClose);
+            self.drop_skb(cx, skb, DropReason::AfterClose);
             return;
         }
         let fin = u32::from(seg.flags.contains(TcpFlags::FIN));
@@ -447,9 +442,9 @@ impl Tcb {
         if !self.owned {
             return;
         }
-        while let Some((skb, seg)) = self.backlog.pop_front() {
+        while let Some((mut skb, seg)) = self.backlog.pop_front() {
             // The backlog's length stays charged against the window until all of it is through.
-            self.process(cx, skb, &seg);
+            self.process(cx, &mut skb, &seg);
         }
         self.mem.backlog_len = 0;
         self.owned = false;
@@ -463,14 +458,14 @@ impl Tcb {
     pub(crate) fn data_after_handshake(&mut self, cx: &mut Cx<'_>, seg: &TcpSegment) {
         // The SYN was counted by nobody yet: the connection begins with one segment received.
         self.stats.segs_in = 1 + u32::from(seg.gso_segs.max(1));
-        if !seg.payload.is_empty() {
+        if seg.payload_len() > 0 {
             self.stats.data_segs_in = u32::from(seg.gso_segs.max(1));
         }
-        let skb = Self::build_skb(cx, seg);
+        let skb = &mut Self::build_skb(cx, seg, seg.payload.clone());
         if skb.seq == skb.end_seq {
             return;
         }
-        self.note_arrival(cx, &skb, false);
+        self.note_arrival(cx, skb, false);
         self.data_queue(cx, skb, seg);
         self.push_pending(cx);
         self.ack_check(cx, true);

@@ -117,7 +117,7 @@ impl Cx<'_> {
 
     /// This instant in jiffies (`tcp_jiffies32`).
     pub(crate) fn jiffies(&self) -> u64 {
-        self.shared.tick.jiffies(self.now)
+        self.shared.jiffies(self.now)
     }
 
     pub(crate) fn global(&self) -> &GlobalMem {
@@ -241,6 +241,8 @@ pub(crate) struct Tcb {
     pub(crate) pending_close: PendingClose,
     pub(crate) last_oow_ack: Option<u64>,
     pub(crate) timers: [Option<Instant>; TIMERS],
+    /// The stack's timer queue must be looked at; most segments leave the timers as they are.
+    pub(crate) timers_moved: bool,
     /// What the stack's timer queue holds for this connection.
     pub(crate) scheduled: Option<Instant>,
     pub(crate) readable_signalled: bool,
@@ -273,14 +275,25 @@ impl Tcb {
     }
 
     pub(crate) fn set_timer(&mut self, t: Timer, at: Option<Instant>) {
-        if let Some(slot) = self.timers.get_mut(t as usize) {
+        if let Some(slot) = self.timers.get_mut(t as usize)
+            && *slot != at
+        {
             *slot = at;
+            self.timers_moved = true;
         }
+    }
+
+    pub(crate) fn stop_timers(&mut self) {
+        self.timers = [None; TIMERS];
+        self.timers_moved = true;
     }
 
     /// The earliest of its timers.
     pub(crate) fn next_timer(&self) -> Option<Instant> {
-        self.timers.iter().flatten().min().copied()
+        let [a, b, c, d] = self.timers.map(|at| at.unwrap_or(Instant::FAR_FUTURE));
+        let first = a.min(b).min(c.min(d));
+        // Nearly always something is earlier; else it makes a difference whether one is set.
+        (first < Instant::FAR_FUTURE || self.timers.iter().any(Option::is_some)).then_some(first)
     }
 
     /// Reports a decision; the closure runs only while somebody listens.

@@ -25,7 +25,10 @@ fn coalesce(
 ) -> bool {
     let verdict = match cx.shared.profile.coalesce {
         Coalesce::Off => Err(crate::decision::CoalesceRefusal::SwitchedOff),
-        Coalesce::On => to.try_coalesce(from, &cx.shared.profile.build),
+        Coalesce::On => {
+            let shared = &mut *cx.shared;
+            to.try_coalesce(from, &shared.profile.build, &mut shared.spare)
+        }
     };
     match verdict {
         Ok(merge) => {
@@ -57,14 +60,14 @@ impl Tcb {
 
     /// `tcp_queue_rcv`: the segment joins the tail of the receive queue or is queued and charged. Returns what
     /// the estimators look at afterwards.
-    pub(crate) fn queue_rcv(&mut self, cx: &mut Cx<'_>, mut skb: Skb) -> Seen {
+    pub(crate) fn queue_rcv(&mut self, cx: &mut Cx<'_>, skb: &mut Skb) -> Seen {
         let seen = skb.seen();
         let end_seq = skb.end_seq;
         let acked = self.win.rcv_wup;
         let joined = match self.queue.back_mut() {
             Some(tail) => {
                 tail.forget_clone(acked);
-                coalesce(cx, &mut self.mem, self.id, QueueKind::Receive, tail, &mut skb)
+                coalesce(cx, &mut self.mem, self.id, QueueKind::Receive, tail, skb)
             }
             None => false,
         };
@@ -75,7 +78,8 @@ impl Tcb {
         }
         self.mem.charge(skb.truesize);
         self.note_charge(cx, QueueKind::Receive, skb.truesize);
-        self.queue.push_back(skb);
+        skb.settle(&mut cx.shared.spare);
+        self.queue.push_back(skb.take());
         seen
     }
 
@@ -87,7 +91,7 @@ impl Tcb {
     }
 
     /// A segment that passed validation and acknowledgment processing (`tcp_data_queue`).
-    pub(crate) fn data_queue(&mut self, cx: &mut Cx<'_>, skb: Skb, seg: &TcpSegment) {
+    pub(crate) fn data_queue(&mut self, cx: &mut Cx<'_>, skb: &mut Skb, seg: &TcpSegment) {
         if skb.seq == skb.end_seq {
             return;
         }
@@ -98,7 +102,7 @@ impl Tcb {
                 let bare_fin = skb.len == 0 && skb.flags.contains(TcpFlags::FIN);
                 if !(bare_fin && cx.shared.profile.bare_fin == BareFin::LetIn) {
                     cx.count(Counter::TcpExtTCPZeroWindowDrop);
-                    self.out_of_window(cx, &skb, DropReason::ZeroWindow);
+                    self.out_of_window(cx, skb, DropReason::ZeroWindow);
                     return;
                 }
             }
@@ -107,18 +111,18 @@ impl Tcb {
             self.note_old_data(cx, skb.seq);
             cx.count(Counter::TcpExtDelayedACKLost);
             self.dsack_set(cx, skb.seq, skb.end_seq);
-            self.out_of_window(cx, &skb, DropReason::OldData);
+            self.out_of_window(cx, skb, DropReason::OldData);
         } else if !skb.seq.before(self.rcv_nxt + window) {
             if cx.shared.profile.over_window == OverWindow::Counted {
                 cx.count(Counter::TcpExtBeyondWindow);
             }
-            self.out_of_window(cx, &skb, DropReason::OverWindow);
+            self.out_of_window(cx, skb, DropReason::OverWindow);
         } else if skb.seq.before(self.rcv_nxt) {
             let upto = self.rcv_nxt;
             self.dsack_set(cx, skb.seq, upto);
             if window == 0 {
                 cx.count(Counter::TcpExtTCPZeroWindowDrop);
-                self.out_of_window(cx, &skb, DropReason::ZeroWindow);
+                self.out_of_window(cx, skb, DropReason::ZeroWindow);
                 return;
             }
             self.take_in_order(cx, skb, seg);
@@ -157,8 +161,8 @@ impl Tcb {
         false
     }
 
-    fn take_in_order(&mut self, cx: &mut Cx<'_>, skb: Skb, seg: &TcpSegment) {
-        if !self.admit_in_order(cx, &skb) {
+    fn take_in_order(&mut self, cx: &mut Cx<'_>, skb: &mut Skb, seg: &TcpSegment) {
+        if !self.admit_in_order(cx, skb) {
             return;
         }
         let fin = skb.flags.contains(TcpFlags::FIN);
@@ -223,11 +227,11 @@ impl Tcb {
     }
 
     /// A segment beyond rcv_nxt (`tcp_data_queue_ofo`).
-    fn data_queue_ofo(&mut self, cx: &mut Cx<'_>, skb: Skb, seg: &TcpSegment) {
-        if !self.try_rmem_schedule(cx, Wanted::of(&skb)) {
+    fn data_queue_ofo(&mut self, cx: &mut Cx<'_>, skb: &mut Skb, seg: &TcpSegment) {
+        if !self.try_rmem_schedule(cx, Wanted::of(skb)) {
             cx.count(Counter::TcpExtTCPOFODrop);
             self.signal_readable(cx);
-            self.drop_skb(cx, &skb, DropReason::OfoNoMemory);
+            self.drop_skb(cx, skb, DropReason::OfoNoMemory);
             return;
         }
         if cx.shared.profile.ofo_measure == OfoMeasure::Yes {
@@ -248,7 +252,7 @@ impl Tcb {
         self.slow_early(cx);
     }
 
-    fn insert_ofo(&mut self, cx: &mut Cx<'_>, mut skb: Skb) {
+    fn insert_ofo(&mut self, cx: &mut Cx<'_>, skb: &mut Skb) {
         let (seq, end_seq) = (skb.seq, skb.end_seq);
         let key = self.ofo_key(seq);
         let last = self.ofo.last().map(|(k, s)| (k, s.end_seq));
@@ -259,26 +263,26 @@ impl Tcb {
             return;
         };
         // The common case: more behind the last one.
-        if seq == last_end && self.join_ofo(cx, last_key, &mut skb) {
+        if seq == last_end && self.join_ofo(cx, last_key, skb) {
             self.sack_new(cx, seq, end_seq);
             return;
         }
         if seq.before(last_end) {
-            match self.overlap_left(cx, key, &mut skb) {
+            match self.overlap_left(cx, key, skb) {
                 Insert::Done => {
                     self.sack_new(cx, seq, end_seq);
                     return;
                 }
                 Insert::Dropped => {
                     self.sack_new(cx, seq, end_seq);
-                    self.drop_skb(cx, &skb, DropReason::OfoCovered);
+                    self.drop_skb(cx, skb, DropReason::OfoCovered);
                     return;
                 }
                 Insert::Queue => {}
             }
         }
         self.ofo.place(key);
-        self.overlap_right(cx, key, &skb);
+        self.overlap_right(cx, key, skb);
         self.sack_new(cx, seq, end_seq);
         self.add_ofo(cx, key, skb);
     }
@@ -359,7 +363,7 @@ impl Tcb {
         true
     }
 
-    fn add_ofo(&mut self, cx: &mut Cx<'_>, key: u64, mut skb: Skb) {
+    fn add_ofo(&mut self, cx: &mut Cx<'_>, key: u64, skb: &mut Skb) {
         // Without SACK, out-of-order data says nothing about how the sender uses the window.
         if self.opts.sack {
             self.grow_ssthresh(cx, &skb.seen(), Truesize::Whole);
@@ -368,7 +372,8 @@ impl Tcb {
         self.mem.charge(skb.truesize);
         self.note_charge(cx, QueueKind::OutOfOrder, skb.truesize);
         self.ofo_bytes += u64::from(skb.len);
-        self.ofo.insert(key, skb);
+        skb.settle(&mut cx.shared.spare);
+        self.ofo.insert(key, skb.take());
     }
 
     fn sack_new(&mut self, cx: &mut Cx<'_>, seq: Seq, end_seq: Seq) {
@@ -389,7 +394,7 @@ impl Tcb {
     }
 
     /// A segment for a socket that a reader owns (`tcp_add_backlog`).
-    pub(crate) fn add_backlog(&mut self, cx: &mut Cx<'_>, mut skb: Skb, seg: TcpSegment) {
+    pub(crate) fn add_backlog(&mut self, cx: &mut Cx<'_>, skb: &mut Skb, seg: &TcpSegment) {
         skb.condense(&cx.shared.profile.build);
         if let Some((tail, last)) = self.backlog.back_mut() {
             let refuse = TcpFlags::SYN | TcpFlags::RST | TcpFlags::URG;
@@ -402,8 +407,11 @@ impl Tcb {
                 && last.header_len == seg.header_len
                 && last.options.raw == seg.options.raw;
             let segment = |s: &Skb| if s.gso_size > 0 { s.gso_size } else { s.len.min(0xffff) as u16 };
-            let gso_size = segment(tail).max(segment(&skb));
-            if same && let Ok(merge) = tail.try_coalesce(&mut skb, &cx.shared.profile.build) {
+            let gso_size = segment(tail).max(segment(skb));
+            if same
+                && let shared = &mut *cx.shared
+                && let Ok(merge) = tail.try_coalesce(skb, &shared.profile.build, &mut shared.spare)
+            {
                 tail.gso_size = gso_size;
                 tail.gso_segs = tail.gso_segs.max(1).saturating_add(skb.gso_segs.max(1));
                 last.window = seg.window;
@@ -426,12 +434,13 @@ impl Tcb {
             .min(i64::from(u32::MAX));
         if i64::from(self.mem.backlog_len) + i64::from(self.mem.sk_rmem_alloc) > limit {
             cx.count(Counter::TcpExtTCPBacklogDrop);
-            self.drop_skb(cx, &skb, DropReason::BacklogFull);
+            self.drop_skb(cx, skb, DropReason::BacklogFull);
             return;
         }
         self.mem.backlog_len = self.mem.backlog_len.wrapping_add(skb.truesize);
         self.note_charge(cx, QueueKind::Backlog, skb.truesize);
-        self.backlog.push_back((skb, seg));
+        skb.settle(&mut cx.shared.spare);
+        self.backlog.push_back((skb.take(), seg.clone()));
     }
 
     /// `tcp_data_ready`: wakes the reader when there is enough, or when waiting longer would be wrong.

@@ -142,6 +142,9 @@ impl Tcb {
 
     /// The blocks of the next segment: the duplicate first, then as many as fit.
     pub(crate) fn sack_blocks(&self, room: usize) -> ArrayVec<SeqRange, BLOCKS> {
+        if self.sack.duplicate.is_none() && self.sack.blocks.is_empty() {
+            return ArrayVec::new();
+        }
         self.sack
             .duplicate
             .into_iter()

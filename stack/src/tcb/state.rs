@@ -148,6 +148,7 @@ impl Tcb {
             pending_close: PendingClose::default(),
             last_oow_ack: None,
             timers: [None; 4],
+            timers_moved: true,
             scheduled: None,
             readable_signalled: false,
             stats: Stats::default(),
@@ -401,7 +402,7 @@ impl Tcb {
             cx.count(Counter::TcpEstabResets);
         }
         self.set_state(cx, State::Closed);
-        self.timers = [None; 4];
+        self.stop_timers();
         cx.shared.events.push_back(Event::Closed(self.id, self.error));
     }
 
@@ -410,7 +411,7 @@ impl Tcb {
         if self.timer(Timer::Linger).is_none() {
             cx.count(Counter::TcpExtTW);
         }
-        self.timers = [None; 4];
+        self.stop_timers();
         self.set_timer(Timer::Linger, Some(cx.now + TIME_WAIT));
     }
 

@@ -67,6 +67,7 @@ impl Tcb {
                 cx.shared.note_pressure(cx.now);
                 let (truesize, sk_rmem_alloc) = (skb.truesize, self.mem.sk_rmem_alloc);
                 self.decide(cx, || Decision::Refunded { truesize, sk_rmem_alloc });
+                cx.shared.spare.recycle(skb);
             }
             if fin {
                 break;

@@ -10,12 +10,15 @@
 use core::net::{IpAddr, SocketAddr};
 
 use arrayvec::ArrayVec;
-use bytes::{BufMut, Bytes, BytesMut};
-use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, Ipv6Packet};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use smoltcp::wire::{EthernetProtocol, IpProtocol, Ipv6Packet};
 
 use super::{
-    Link, OutOptions, TcpFlags, TcpSegment, checksum, ingress::ETHERNET_HEADER_LEN,
-    options::MAX_OPTION_BYTES, patch, share,
+    Link, MacAddr, OutOptions, TcpFlags, TcpSegment,
+    checksum::{self, Sum},
+    ingress::ETHERNET_HEADER_LEN,
+    options::MAX_OPTION_BYTES,
+    patch,
 };
 use crate::units::Seq;
 
@@ -89,6 +92,11 @@ impl SegmentOut<'_> {
     ///
     /// [`EgressError`] if it cannot be one.
     pub fn build(&self) -> Result<IpPacket, EgressError> {
+        self.build_in(&mut BytesMut::new())
+    }
+
+    /// The IP packet, cut from `chunk`.
+    pub(crate) fn build_in(&self, chunk: &mut BytesMut) -> Result<IpPacket, EgressError> {
         let options = self.options.to_bytes();
         let payload_len = self.payload.iter().map(Bytes::len).fold(0usize, usize::saturating_add);
         let spec = IpSpec {
@@ -99,12 +107,25 @@ impl SegmentOut<'_> {
             ttl: self.ttl,
             ip_id: self.ip_id,
         };
-        let header = tcp_header(self, &options);
-        let mut packet = spec.start(payload_len.saturating_add(header.len()))?;
-        packet.buf.put_slice(&header);
-        for piece in self.payload {
-            packet.buf.put_slice(piece);
+        let mut header = tcp_words(self, options.len());
+        let tcp_len = payload_len.saturating_add(TCP_HEADER_LEN).saturating_add(options.len());
+        if payload_len == 0 {
+            // Nearly all a receiver says: the checksum is known before anything is written.
+            let sum = Sum::default().pseudo(spec.src, spec.dst, spec.protocol, tcp_len).add(&options);
+            let sum = !sum.add_words(&header).finish();
+            let [.., last] = &mut header;
+            *last |= u32::from(sum) << 16;
         }
+        spec.begin(chunk, tcp_len)?;
+        chunk.put_slice(header.map(u32::to_be_bytes).as_flattened());
+        chunk.put_slice(&options);
+        if payload_len == 0 {
+            return Ok(spec.packet(chunk));
+        }
+        for piece in self.payload {
+            chunk.put_slice(piece);
+        }
+        let mut packet = spec.packet(chunk);
         packet.fill_checksum(&spec, TCP_CHECKSUM_AT);
         Ok(packet)
     }
@@ -170,8 +191,8 @@ impl IpPacket {
     #[must_use]
     pub fn into_frame(mut self, link: Option<Link>) -> Bytes {
         let Some(link) = link else {
-            let buf = self.buf.freeze();
-            return share(&buf, ETHERNET_HEADER_LEN, buf.len()).unwrap_or_default();
+            self.buf.advance(ETHERNET_HEADER_LEN.min(self.buf.len()));
+            return self.buf.freeze();
         };
         let ethertype = if self.dst.is_ipv4() { EthernetProtocol::Ipv4 } else { EthernetProtocol::Ipv6 };
         ethernet_header(&mut self.buf, link, ethertype);
@@ -205,50 +226,55 @@ impl IpSpec {
 
     /// A packet with everything but its `len` bytes of body.
     pub(super) fn start(&self, len: usize) -> Result<IpPacket, EgressError> {
-        let too_long = EgressError::TooLong { len };
         let mut buf = BytesMut::new();
-        let room = |buf: &mut BytesMut, header: usize| {
-            buf.reserve(ETHERNET_HEADER_LEN + header + len);
-            buf.put_bytes(0, ETHERNET_HEADER_LEN);
-        };
+        self.begin(&mut buf, len)?;
+        Ok(IpPacket { buf, dst: self.dst, tag: 0 })
+    }
+
+    /// Writes everything in front of a body of `len` bytes to `chunk`, and makes room there for the body.
+    fn begin(&self, chunk: &mut BytesMut, len: usize) -> Result<(), EgressError> {
+        let too_long = EgressError::TooLong { len };
         match (self.src, self.dst) {
             (IpAddr::V4(src), IpAddr::V4(dst)) => {
                 let total = len.checked_add(IPV4_HEADER_LEN).ok_or(too_long)?;
-                let total = u16::try_from(total).map_err(|_| too_long)?;
-                let mut header = [0; IPV4_HEADER_LEN];
-                let mut view = Ipv4Packet::new_unchecked(&mut header);
-                view.set_version(4);
-                view.set_header_len(20);
-                view.set_dscp(self.ds_field >> 2);
-                view.set_ecn(self.ds_field & ECN_BITS);
-                view.set_total_len(total);
-                view.set_ident(self.ip_id);
-                view.set_dont_frag(true);
-                view.set_hop_limit(self.ttl);
-                view.set_next_header(self.protocol.into());
-                view.set_src_addr(src);
-                view.set_dst_addr(dst);
-                view.fill_checksum();
-                room(&mut buf, header.len());
-                buf.put_slice(&header);
+                let total_len = u16::try_from(total).map_err(|_| too_long)?;
+                let mut header = [
+                    0x4500_0000 | u32::from(self.ds_field) << 16 | u32::from(total_len),
+                    u32::from(self.ip_id) << 16 | DONT_FRAGMENT,
+                    u32::from(self.ttl) << 24 | u32::from(self.protocol) << 16,
+                    src.to_bits(),
+                    dst.to_bits(),
+                ];
+                let sum = !Sum::default().add_words(&header).finish();
+                let [_, _, third, ..] = &mut header;
+                *third |= u32::from(sum);
+                chunk.reserve(ETHERNET_HEADER_LEN + total);
+                chunk.put_slice(&[0; ETHERNET_HEADER_LEN]);
+                chunk.put_slice(header.map(u32::to_be_bytes).as_flattened());
             }
             (IpAddr::V6(src), IpAddr::V6(dst)) => {
-                let len = u16::try_from(len).map_err(|_| too_long)?;
+                let payload_len = u16::try_from(len).map_err(|_| too_long)?;
                 let mut header = [0; IPV6_HEADER_LEN];
                 let mut view = Ipv6Packet::new_unchecked(&mut header);
                 view.set_version(6);
                 view.set_traffic_class(self.ds_field);
-                view.set_payload_len(len);
+                view.set_payload_len(payload_len);
                 view.set_next_header(self.protocol.into());
                 view.set_hop_limit(self.ttl);
                 view.set_src_addr(src);
                 view.set_dst_addr(dst);
-                room(&mut buf, header.len());
-                buf.put_slice(&header);
+                chunk.reserve(ETHERNET_HEADER_LEN + header.len() + len);
+                chunk.put_slice(&[0; ETHERNET_HEADER_LEN]);
+                chunk.put_slice(&header);
             }
             _ => return Err(EgressError::MixedFamilies),
         }
-        Ok(IpPacket { buf, dst: self.dst, tag: 0 })
+        Ok(())
+    }
+
+    /// What was written to `chunk`, as a packet; the chunk keeps its free end.
+    fn packet(&self, chunk: &mut BytesMut) -> IpPacket {
+        IpPacket { buf: chunk.split(), dst: self.dst, tag: 0 }
     }
 
     /// A packet around `body`.
@@ -269,37 +295,43 @@ pub(super) fn ethernet(link: Link, ethertype: EthernetProtocol, body: &[u8]) -> 
 }
 
 fn ethernet_header(buf: &mut [u8], link: Link, ethertype: EthernetProtocol) {
-    if let Ok(mut view) = EthernetFrame::new_checked(buf) {
-        view.set_src_addr(EthernetAddress(link.src.0));
-        view.set_dst_addr(EthernetAddress(link.dst.0));
-        view.set_ethertype(ethertype);
+    if let Some(header) = buf.first_chunk_mut::<ETHERNET_HEADER_LEN>() {
+        let MacAddr([d0, d1, d2, d3, d4, d5]) = link.dst;
+        let MacAddr([s0, s1, s2, s3, s4, s5]) = link.src;
+        let [t0, t1] = u16::from(ethertype).to_be_bytes();
+        *header = [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1];
     }
 }
 
 /// The header with a checksum of zero.
 pub(super) fn tcp_header(segment: &SegmentOut<'_>, options: &[u8]) -> ArrayVec<u8, MAX_TCP_HEADER_LEN> {
-    let words = 5 + u16::try_from(options.len() / 4).unwrap_or(0);
     let mut header = ArrayVec::new();
-    for part in [
-        &segment.src.port().to_be_bytes()[..],
-        &segment.dst.port().to_be_bytes(),
-        &segment.seq.0.to_be_bytes(),
-        &segment.ack.0.to_be_bytes(),
-        &(words << 12 | segment.flags.bits() & 0x0fff).to_be_bytes(),
-        &segment.window.to_be_bytes(),
-        &[0, 0],
-        &segment.urgent.to_be_bytes(),
-        options,
-    ] {
-        // Cannot fail: 20 bytes and at most 40 of options.
-        let _ = header.try_extend_from_slice(part);
-    }
+    // Cannot fail: 20 bytes and at most 40 of options.
+    let _ =
+        header.try_extend_from_slice(tcp_words(segment, options.len()).map(u32::to_be_bytes).as_flattened());
+    let _ = header.try_extend_from_slice(options);
     header
+}
+
+/// The same without options: the checksum is the upper half of the last word.
+#[inline]
+fn tcp_words(segment: &SegmentOut<'_>, options: usize) -> [u32; TCP_HEADER_LEN / 4] {
+    let words = 5 + u16::try_from(options / 4).unwrap_or(0);
+    let pair = |a: u16, b: u16| u32::from(a) << 16 | u32::from(b);
+    [
+        pair(segment.src.port(), segment.dst.port()),
+        segment.seq.0,
+        segment.ack.0,
+        pair(words << 12 | segment.flags.bits() & 0x0fff, segment.window),
+        u32::from(segment.urgent),
+    ]
 }
 
 pub(super) const DEFAULT_TTL: u8 = 64;
 pub(super) const TCP_CHECKSUM_AT: usize = 16;
-pub(super) const MAX_TCP_HEADER_LEN: usize = 20 + MAX_OPTION_BYTES;
+pub(super) const MAX_TCP_HEADER_LEN: usize = TCP_HEADER_LEN + MAX_OPTION_BYTES;
+const TCP_HEADER_LEN: usize = 20;
 const IPV4_HEADER_LEN: usize = 20;
 const IPV6_HEADER_LEN: usize = 40;
 const ECN_BITS: u8 = 3;
+const DONT_FRAGMENT: u32 = 0x4000;

@@ -7,9 +7,8 @@ use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use bytes::Bytes;
 use smoltcp::wire::{
-    ArpOperation, ArpPacket as ArpView, ArpRepr, EthernetFrame, EthernetProtocol, Icmpv4Message,
-    Icmpv4Packet, Icmpv6Message, Icmpv6Packet, IpProtocol, NdiscNeighborFlags, NdiscRepr, TcpPacket,
-    UdpPacket,
+    ArpOperation, ArpPacket as ArpView, ArpRepr, EthernetProtocol, Icmpv4Message, Icmpv4Packet,
+    Icmpv6Message, Icmpv6Packet, IpProtocol, NdiscNeighborFlags, NdiscRepr, UdpPacket,
 };
 
 use super::{
@@ -81,14 +80,17 @@ pub fn parse(medium: Medium, frame: &Bytes, meta: RxMeta) -> Result<Packet, Pars
             _ => Err(malformed("neither IPv4 nor IPv6")),
         },
         Medium::Ethernet => {
-            let Ok(view) = EthernetFrame::new_checked(frame.as_ref()) else {
+            let Some(&[d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1]) =
+                frame.first_chunk::<ETHERNET_HEADER_LEN>()
+            else {
                 return Err(malformed("Ethernet header cut short"));
             };
-            let link = Link { src: MacAddr(view.src_addr().0), dst: MacAddr(view.dst_addr().0) };
-            match view.ethertype() {
+            let src = MacAddr([s0, s1, s2, s3, s4, s5]);
+            let link = Link { src, dst: MacAddr([d0, d1, d2, d3, d4, d5]) };
+            match u16::from_be_bytes([t0, t1]).into() {
                 EthernetProtocol::Ipv4 => v4(frame, ETHERNET_HEADER_LEN, Some(link), meta),
                 EthernetProtocol::Ipv6 => v6(frame, ETHERNET_HEADER_LEN, Some(link), meta),
-                EthernetProtocol::Arp => arp(view.payload(), link),
+                EthernetProtocol::Arp => arp(frame.get(ETHERNET_HEADER_LEN..).unwrap_or_default(), link),
                 EthernetProtocol::Unknown(_) => Ok(Packet::Ignored("EtherType")),
             }
         }
@@ -121,6 +123,7 @@ impl<'a> Arrival<'a> {
             && self.link.is_none_or(|link| !link.dst.is_group())
     }
 
+    #[inline(always)]
     fn checksum_is_right(&self) -> bool {
         self.meta.csum_ok
             || checksum::transport(self.ip.src, self.ip.dst, self.ip.protocol, self.body) == checksum::INTACT
@@ -135,66 +138,63 @@ impl<'a> Arrival<'a> {
         if !self.is_unicast() {
             return Err(not_for_us("TCP to or from no single host"));
         }
-        let Ok(view) = TcpPacket::new_checked(self.body) else {
+        self.segment()
+    }
+
+    /// A TCP segment between two single hosts.
+    #[inline(always)]
+    fn segment(&self) -> Result<Packet, ParseError> {
+        let Some([ports, seq, ack, control, last]) = words::<5>(self.body) else {
             return Err(malformed("TCP header cut short"));
         };
-        let header_len = usize::from(view.header_len());
-        let payload = self.payload(header_len);
-        let seq = Seq(view.seq_number().0.cast_unsigned());
+        let (src_port, dst_port) = halves(ports);
+        let (control, window) = halves(control);
+        let (_, urgent) = halves(last);
+        let header_len = (control >> 12 << 2) as u8;
+        let Some(options) = self.body.get(20..usize::from(header_len)) else {
+            return Err(malformed("TCP header cut short"));
+        };
+        let src = SocketAddr::new(self.ip.src, src_port);
+        let dst = SocketAddr::new(self.ip.dst, dst_port);
+        let payload_len = self.body.len().saturating_sub(usize::from(header_len));
         // A size on a frame that holds no more than one segment means nothing was merged.
         let gso_segs = match self.meta.gso_size {
             0 => 1,
-            size => u16::try_from(payload.len().div_ceil(usize::from(size))).unwrap_or(u16::MAX).max(1),
+            size => u16::try_from(payload_len.div_ceil(usize::from(size))).unwrap_or(u16::MAX).max(1),
         };
         if !self.checksum_is_right() {
-            let len = to_u32(payload.len());
-            let damaged = Some(Damaged {
-                src: SocketAddr::new(self.ip.src, view.src_port()),
-                dst: SocketAddr::new(self.ip.dst, view.dst_port()),
-                tcp_len: to_u32(self.body.len()),
-                segments: gso_segs,
-            });
+            let tcp_len = to_u32(self.body.len());
             return Err(ParseError {
-                seq,
-                len,
-                damaged,
+                seq: Seq(seq),
+                len: to_u32(payload_len),
+                damaged: Some(Damaged { src, dst, tcp_len, segments: gso_segs }),
                 ..ParseError::new(DropReason::BadChecksum, "TCP checksum")
             });
         }
-        let mut flags = TcpFlags::empty();
-        for (flag, set) in [
-            (TcpFlags::FIN, view.fin()),
-            (TcpFlags::SYN, view.syn()),
-            (TcpFlags::RST, view.rst()),
-            (TcpFlags::PSH, view.psh()),
-            (TcpFlags::ACK, view.ack()),
-            (TcpFlags::URG, view.urg()),
-            (TcpFlags::ECE, view.ece()),
-            (TcpFlags::CWR, view.cwr()),
-            (TcpFlags::AE, view.ns()),
-        ] {
-            flags.set(flag, set);
-        }
+        // The flags have the places they have on the wire; the three bits above are reserved.
+        let flags = TcpFlags::from_bits_truncate(control);
+        let syn = flags.contains(TcpFlags::SYN);
         Ok(Packet::Tcp(TcpSegment {
             link: self.link,
-            src: SocketAddr::new(self.ip.src, view.src_port()),
-            dst: SocketAddr::new(self.ip.dst, view.dst_port()),
-            seq,
-            ack: Seq(view.ack_number().0.cast_unsigned()),
+            src,
+            dst,
+            seq: Seq(seq),
+            ack: Seq(ack),
             flags,
-            window: view.window_len(),
-            urgent: view.urgent_at(),
-            options: TcpOptions::parse(view.options(), view.syn()),
-            header_len: view.header_len(),
+            window,
+            urgent,
+            options: if options.is_empty() { TcpOptions::default() } else { TcpOptions::parse(options, syn) },
+            header_len,
             ds_field: self.ip.ds_field,
             ttl: self.ip.ttl,
             ip_len: to_u32(self.ip.end.saturating_sub(self.ip.at)),
             frame_len: to_u32(self.frame.len()),
-            headers_len: to_u32(self.ip.payload_at.saturating_add(header_len)),
+            headers_len: to_u32(self.ip.payload_at.saturating_add(usize::from(header_len))),
             gso_size: self.meta.gso_size,
             gso_segs,
             meta: self.meta,
-            payload,
+            payload: self.payload(usize::from(header_len)),
+            payload_len: to_u32(payload_len),
         }))
     }
 
@@ -323,6 +323,12 @@ impl<'a> Arrival<'a> {
 }
 
 fn v4(frame: &Bytes, at: usize, link: Option<Link>, meta: RxMeta) -> Result<Packet, ParseError> {
+    if let Some(ip) = ip::v4_plain_tcp(frame, at)
+        && let Some(body) = frame.get(ip.payload_at..ip.end)
+        && link.is_none_or(|link| !link.dst.is_group())
+    {
+        return Arrival { frame, ip, link, meta, body }.segment();
+    }
     let arrival = Arrival::new(frame, ip::v4(frame, at, meta)?, link, meta)?;
     match IpProtocol::from(arrival.ip.protocol) {
         IpProtocol::Tcp => arrival.tcp(),
@@ -377,6 +383,19 @@ fn arp(body: &[u8], link: Link) -> Result<Packet, ParseError> {
 /// One of the groups in which the owners of unicast addresses listen for solicitations (RFC 4291 §2.7.1).
 fn is_solicited_node(group: core::net::Ipv6Addr) -> bool {
     group.octets().starts_with(&[0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff])
+}
+
+/// The first `N` words of `data`.
+#[inline(always)]
+pub(super) fn words<const N: usize>(data: &[u8]) -> Option<[u32; N]> {
+    let (words, _) = data.as_chunks::<4>();
+    words.first_chunk::<N>().map(|words| words.map(u32::from_be_bytes))
+}
+
+/// The two fields of 16 bits in a word.
+#[inline(always)]
+pub(super) fn halves(word: u32) -> (u16, u16) {
+    ((word >> 16) as u16, word as u16)
 }
 
 fn to_u32(n: usize) -> u32 {

@@ -5,11 +5,11 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use smoltcp::wire::{IpProtocol, Ipv4Packet, Ipv6ExtHeader, Ipv6FragmentHeader, Ipv6Packet};
+use smoltcp::wire::{IpProtocol, Ipv6ExtHeader, Ipv6FragmentHeader, Ipv6Packet};
 
 use super::{
     RxMeta, checksum,
-    ingress::{ParseError, fragment, malformed, not_for_us},
+    ingress::{ParseError, fragment, halves, malformed, not_for_us, words},
 };
 use crate::decision::DropReason;
 
@@ -47,27 +47,58 @@ impl IpHeader {
     }
 }
 
+/// The header of the usual packet: whole, without options, TCP from one host to one host. `None` says nothing but that
+/// [`v4`] must look.
+#[inline(always)]
+pub(super) fn v4_plain_tcp(frame: &[u8], at: usize) -> Option<IpHeader> {
+    let data = frame.get(at..)?;
+    let [first, second, third, src, dst] = words::<5>(data)?;
+    let (shape, total) = halves(first);
+    let (ttl_and_protocol, _) = halves(third);
+    let total = usize::from(total);
+    let sum = [first, second, third, src, dst].iter().fold(0, |sum, word| sum + u64::from(*word));
+    let plain = shape >> 8 == 0x45
+        && ttl_and_protocol & 0xff == 6
+        && second & 0x3fff == 0
+        && (20..=data.len()).contains(&total)
+        // All ones in any order of bytes (RFC 1071 §2 B).
+        && checksum::fold(sum) == checksum::INTACT;
+    let (src, dst) = (Ipv4Addr::from_bits(src), Ipv4Addr::from_bits(dst));
+    if !plain || v4_addresses(src, dst).is_err() || dst.is_multicast() || dst.is_broadcast() {
+        return None;
+    }
+    Some(IpHeader {
+        src: src.into(),
+        dst: dst.into(),
+        protocol: 6,
+        protocol_at: at + 9,
+        ds_field: shape as u8,
+        ttl: (ttl_and_protocol >> 8) as u8,
+        at,
+        payload_at: at + 20,
+        end: at + total,
+    })
+}
+
 /// Reads the IPv4 header at `at`.
 pub(super) fn v4(frame: &[u8], at: usize, meta: RxMeta) -> Result<IpHeader, ParseError> {
     let data = frame.get(at..).unwrap_or_default();
-    if data.len() < 20 {
+    let Some(fixed) = data.first_chunk::<20>() else {
         return Err(malformed("IPv4 header cut short"));
-    }
-    // Unchecked, because the checked view refuses the length of zero that a super-segment may have. Everything asked
-    // of it below lies within the twenty bytes just seen.
-    let view = Ipv4Packet::new_unchecked(data);
-    let header_len = usize::from(view.header_len());
-    if view.version() != 4 {
+    };
+    let &[first, ds_field, l, m, _, _, f, g, ttl, protocol, _, _, s0, s1, s2, s3, d0, d1, d2, d3] = fixed;
+    let header_len = usize::from(first & 0x0f) * 4;
+    if first >> 4 != 4 {
         return Err(malformed("IP version is not 4"));
     }
-    let Some((header, _)) = data.split_at_checked(header_len).filter(|(h, _)| h.len() >= 20) else {
+    let Some((header, options)) = data.get(..header_len).and_then(|h| Some((h, h.get(20..)?))) else {
         return Err(malformed("IPv4 header length"));
     };
     if checksum::sum(header) != checksum::INTACT {
         return Err(ParseError::new(DropReason::BadChecksum, "IPv4 header checksum"));
     }
     // Linux 6.18 iph_totlen: a super-segment too long for the field says zero and the frame's length counts.
-    let total = match view.total_len() {
+    let total = match u16::from_be_bytes([l, m]) {
         0 if meta.gso_size != 0 => data.len(),
         n => usize::from(n),
     };
@@ -77,19 +108,20 @@ pub(super) fn v4(frame: &[u8], at: usize, meta: RxMeta) -> Result<IpHeader, Pars
     if total < header_len {
         return Err(malformed("IPv4 total length below header length"));
     }
-    let (src, dst) = (view.src_addr(), view.dst_addr());
+    let (src, dst) = (Ipv4Addr::new(s0, s1, s2, s3), Ipv4Addr::new(d0, d1, d2, d3));
     v4_addresses(src, dst)?;
-    v4_options(header.get(20..).unwrap_or_default())?;
-    if view.more_frags() || view.frag_offset() != 0 {
+    v4_options(options)?;
+    // More fragments, or not the first one.
+    if u16::from_be_bytes([f, g]) & 0x3fff != 0 {
         return Err(fragment());
     }
     Ok(IpHeader {
         src: src.into(),
         dst: dst.into(),
-        protocol: view.next_header().into(),
+        protocol,
         protocol_at: at + 9,
-        ds_field: view.dscp() << 2 | view.ecn(),
-        ttl: view.hop_limit(),
+        ds_field,
+        ttl,
         at,
         payload_at: at + header_len,
         end: at + total,
@@ -102,7 +134,8 @@ pub(super) fn v6(frame: &[u8], at: usize, meta: RxMeta) -> Result<IpHeader, Pars
     if data.len() < V6_HEADER_LEN {
         return Err(malformed("IPv6 header cut short"));
     }
-    // As above: only accessors of the forty fixed bytes are used.
+    // Unchecked, because the checked view refuses the length of zero that a super-segment may have. Only accessors of the
+    // forty fixed bytes are used.
     let view = Ipv6Packet::new_unchecked(data);
     if view.version() != 6 {
         return Err(malformed("IP version is not 6"));

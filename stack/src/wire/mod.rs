@@ -193,6 +193,8 @@ pub struct TcpSegment {
     pub header_len: u8,
     /// The payload, a slice of the frame.
     pub payload: Bytes,
+    /// Its length, also when the payload itself has gone to its queue.
+    pub(crate) payload_len: u32,
     /// TOS byte or traffic class, ECN bits included.
     pub ds_field: u8,
     /// TTL or hop limit.
@@ -229,7 +231,7 @@ impl TcpSegment {
     /// Payload bytes.
     #[must_use]
     pub fn payload_len(&self) -> u32 {
-        u32::try_from(self.payload.len()).unwrap_or(u32::MAX)
+        self.payload_len
     }
 }
 

@@ -44,14 +44,22 @@ impl TcpOptions {
     /// what came before it is kept.
     #[must_use]
     pub fn parse(bytes: &[u8], syn: bool) -> Self {
+        let mut options = Self::default();
+        if bytes.is_empty() {
+            return options;
+        }
         let bytes = bytes.get(..MAX_OPTION_BYTES).unwrap_or(bytes);
-        let mut options = TcpOptions {
-            // Linux 6.18 tcp_fast_parse_options: the data offset leaves room for just these twelve bytes.
-            aligned_timestamps: bytes.len() == 12 && bytes.starts_with(&[NOP, NOP, TIMESTAMPS, 10]),
-            ..Self::default()
-        };
         // Cannot fail: cut to the capacity above.
         let _ = options.raw.try_extend_from_slice(bytes);
+        // Linux 6.18 tcp_fast_parse_options: the data offset leaves room for just these twelve bytes.
+        if let &[NOP, NOP, TIMESTAMPS, 10, a, b, c, d, e, f, g, h] = bytes {
+            options.timestamps = Some(Timestamps {
+                tsval: u32::from_be_bytes([a, b, c, d]),
+                tsecr: u32::from_be_bytes([e, f, g, h]),
+            });
+            options.aligned_timestamps = true;
+            return options;
+        }
         let mut rest = bytes;
         while let Some((&kind, behind)) = rest.split_first() {
             match kind {
@@ -125,7 +133,7 @@ impl OutOptions {
     /// How many SACK blocks fit beside the other options: 4 alone, 3 with timestamps.
     #[must_use]
     pub fn sack_room(&self) -> usize {
-        let left = MAX_OPTION_BYTES.saturating_sub(self.fixed().len());
+        let left = MAX_OPTION_BYTES.saturating_sub(self.fixed_len());
         (left.saturating_sub(4) / 8).min(MAX_SACK_BLOCKS)
     }
 
@@ -136,6 +144,9 @@ impl OutOptions {
     #[must_use]
     pub fn to_bytes(&self) -> ArrayVec<u8, MAX_OPTION_BYTES> {
         let mut out = self.fixed();
+        if self.sack.is_empty() {
+            return out;
+        }
         let blocks = self.sack.get(..self.sack_room()).unwrap_or(&self.sack);
         if let (1.., Ok(n)) = (blocks.len(), u8::try_from(blocks.len())) {
             put(&mut out, &[NOP, NOP, SACK, n.saturating_mul(8).saturating_add(2)]);
@@ -147,9 +158,26 @@ impl OutOptions {
         out
     }
 
+    /// How many bytes [`OutOptions::fixed`] are.
+    fn fixed_len(&self) -> usize {
+        let mss = if self.mss.is_some() { 4 } else { 0 };
+        let timestamps = if self.timestamps.is_some() { 12 } else { 0 };
+        let sack_permitted = if self.sack_permitted && self.timestamps.is_none() { 4 } else { 0 };
+        let wscale = if self.wscale.is_some() { 4 } else { 0 };
+        mss + timestamps + sack_permitted + wscale
+    }
+
     /// Everything but the SACK blocks.
     fn fixed(&self) -> ArrayVec<u8, MAX_OPTION_BYTES> {
         let mut out = ArrayVec::new();
+        if self.mss.is_none() && !self.sack_permitted && self.wscale.is_none() {
+            // All segments behind the handshake.
+            if let Some(ts) = self.timestamps {
+                let ([a, b, c, d], [e, f, g, h]) = (ts.tsval.to_be_bytes(), ts.tsecr.to_be_bytes());
+                put(&mut out, &[NOP, NOP, TIMESTAMPS, 10, a, b, c, d, e, f, g, h]);
+            }
+            return out;
+        }
         if let Some(mss) = self.mss {
             put(&mut out, &[MSS, 4]);
             put(&mut out, &mss.to_be_bytes());
