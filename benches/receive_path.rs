@@ -1,29 +1,54 @@
-//! The path of one segment, and a collapse beside the plain copy of the same bytes.
+//! The path of one segment beside smoltcp's, and a collapse beside the plain copy of the same bytes.
 #![allow(missing_docs, reason = "criterion's macros")]
 
 use std::hint::black_box;
 
+use bytes::Bytes;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use rightedge_benches::Bench;
-use rightedge_stack::{nic::Driver, profile::Profile};
+use rightedge_benches::connection::{Connections, Setup};
+use rightedge_benches::queue::{Shape, Which, full};
+use rightedge_benches::rival::Rival;
+use rightedge_benches::{Receiver, feed};
+use rightedge_stack::nic::Driver;
+use rightedge_stack::profile::Profile;
+
+/// Segments in a batch; the application reads behind every [`READ`].
+const BATCH: u32 = 256;
+const READ: usize = 32;
 
 fn in_order(c: &mut Criterion) {
     let mut group = c.benchmark_group("in-order");
-    for len in [100usize, 1448] {
-        group.throughput(Throughput::Elements(32));
-        group.bench_with_input(BenchmarkId::new("32 segments and a read", len), &len, |b, &len| {
-            let mut bench = Bench::new(Profile::linux_6_18(), Driver::TapBuild, 4 << 20);
-            let mut at = 0u32;
+    group.throughput(Throughput::Elements(BATCH.into()));
+    for len in [1u32, 100, 1448] {
+        let mut at = 0u32;
+        let mut next = |len: u32| {
+            let from = at;
+            at = at.wrapping_add(BATCH * len);
+            (0..BATCH).map(move |i| from.wrapping_add(i * len))
+        };
+        for decisions in [false, true] {
+            let mut ours = Connections::new(&Setup { decisions, ..Setup::usual() }, 1);
+            let peer = ours.peers[0];
+            let name = if decisions { "rightedge, decisions on" } else { "rightedge" };
+            let mut mine = 0u32;
+            group.bench_function(BenchmarkId::new(name, len), |b| {
+                b.iter_batched(
+                    || {
+                        let from = mine;
+                        mine = mine.wrapping_add(BATCH * len);
+                        peer.segments((0..BATCH).map(|i| from.wrapping_add(i * len)), len as usize)
+                    },
+                    |frames: Vec<Bytes>| black_box(feed(&mut ours, &frames, READ)),
+                    BatchSize::SmallInput,
+                );
+            });
+        }
+        let mut rival = Rival::new(1 << 20);
+        let peer = rival.peer;
+        group.bench_function(BenchmarkId::new("smoltcp", len), |b| {
             b.iter_batched(
-                || (0..32u32).map(|i| i * len as u32).collect::<Vec<_>>(),
-                |offsets| {
-                    for o in &offsets {
-                        let frame = bench.segment(at.wrapping_add(*o), len);
-                        bench.arrive(black_box(&frame));
-                    }
-                    at = at.wrapping_add(32 * len as u32);
-                    black_box(bench.drain())
-                },
+                || peer.segments(next(len), len as usize),
+                |frames: Vec<Bytes>| black_box(feed(&mut rival, &frames, READ)),
                 BatchSize::SmallInput,
             );
         });
@@ -31,31 +56,36 @@ fn in_order(c: &mut Criterion) {
     group.finish();
 }
 
-/// A queue of 100-byte segments in slab heads, collapsed by the first one that does not fit.
+/// Queues of small and of full segments, collapsed by the first segment that does not fit.
 fn collapse(c: &mut Criterion) {
     let mut group = c.benchmark_group("collapse");
-    group.sample_size(20);
-    for rcvbuf in [64 << 10, 1 << 20, 8 << 20] {
-        let full = || {
-            let mut bench = Bench::new(Profile::linux_6_1(), Driver::Tun, rcvbuf / 2);
-            let mut at = 0u32;
-            loop {
-                let frame = bench.segment(at, 100);
-                let info = bench.stack.info(bench.id).expect("open");
-                if i64::from(info.mem.rmem_alloc) > i64::from(rcvbuf) {
-                    return (bench, frame, info.recv_q);
-                }
-                bench.arrive(&frame);
-                at += 100;
-            }
-        };
-        group.bench_function(BenchmarkId::new("kernel's policy", rcvbuf), |b| {
-            b.iter_batched(full, |(mut bench, frame, _)| bench.arrive(&frame), BatchSize::LargeInput);
-        });
-        let (_, _, bytes) = full();
-        let source = vec![1u8; bytes as usize];
-        group
-            .bench_function(BenchmarkId::new("plain copy", rcvbuf), |b| b.iter(|| black_box(source.clone())));
+    group.sample_size(10);
+    for (segment, which) in [(100, Which::InOrder), (1448, Which::InOrder), (1448, Which::OutOfOrder)] {
+        for charged in [64 << 10, 1 << 20, 16 << 20] {
+            let shape = Shape {
+                profile: Profile::linux_6_1(),
+                driver: Driver::Page4K,
+                charged,
+                segment,
+                which,
+                partly_read: false,
+            };
+            let name = format!("{which:?}, {segment} B, {charged} charged");
+            group.bench_function(BenchmarkId::new("kernel's policy", &name), |b| {
+                b.iter_batched(
+                    || full(&shape),
+                    |mut q| {
+                        q.receiver.arrive(&q.last);
+                        q
+                    },
+                    BatchSize::PerIteration,
+                );
+            });
+            let source = vec![1u8; full(&shape).payload as usize];
+            group.bench_function(BenchmarkId::new("plain copy", &name), |b| {
+                b.iter(|| black_box(source.clone()));
+            });
+        }
     }
     group.finish();
 }

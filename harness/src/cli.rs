@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::bench::command::BenchArgs;
 use crate::interop::command::InteropArgs;
 use crate::oracle::command::{OracleCommand, ReplayArgs};
 use crate::run::SenderKind;
@@ -78,6 +79,8 @@ pub enum Command {
     Oracle(OracleCommand),
     /// Do real stacks survive a window that shrinks? Run them in every situation, and judge them clause by clause
     Interop(Box<InteropArgs>),
+    /// Measure: a segment, a collapse, a policy, many connections, beside rivals that do the same in the same run
+    Bench(Box<BenchArgs>),
     /// List the peers of `rightedge interop`: which are installed, and how to get the rest
     Peers {
         /// For programs

@@ -15,7 +15,7 @@ use crate::link::LinkSpec;
 use crate::record::{self, names};
 use crate::run::{self, RunSpec, SenderKind, engine::EndReason, report::RunReport};
 use crate::scenario::{Clock, Scenario, units};
-use crate::{doctor, explain, interop, oracle, views};
+use crate::{bench, doctor, explain, interop, oracle, views};
 
 /// Done, and everything checked holds.
 pub(crate) const DONE: u8 = 0;
@@ -52,6 +52,7 @@ fn act(command: Command) -> Result<u8> {
         Command::Show { dir, ss, nstat, json } => show(&dir, ss, nstat, json),
         Command::Replay(args) => oracle::command::replay(&args),
         Command::Interop(args) => interop::command::main(&args),
+        Command::Bench(args) => bench::command::main(&args),
         Command::Peers { json } => interop::command::list_peers(json),
         Command::Oracle(command) => oracle::command::main(&command),
         Command::Policies { policy } => policies(policy.as_deref()),

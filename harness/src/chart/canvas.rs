@@ -50,17 +50,22 @@ pub(super) struct Line {
     pub(super) alpha: f64,
 }
 
+/// Makes the font known to plotters.
+pub(super) fn register() {
+    static FONT_ONCE: Once = Once::new();
+    FONT_ONCE.call_once(|| {
+        // A font that fails to register shows up as an error of the first text.
+        let _ = register_font(FONT, FontStyle::Normal, FONT_DATA);
+    });
+}
+
 pub(super) struct Canvas<'a> {
     area: DrawingArea<SVGBackend<'a>, Shift>,
 }
 
 impl<'a> Canvas<'a> {
     pub(super) fn new(text: &'a mut String, width: u32, height: u32) -> Self {
-        static FONT_ONCE: Once = Once::new();
-        FONT_ONCE.call_once(|| {
-            // A font that fails to register shows up as an error of the first text.
-            let _ = register_font(FONT, FontStyle::Normal, FONT_DATA);
-        });
+        register();
         let size = (width * FINE as u32, height * FINE as u32);
         Canvas { area: SVGBackend::with_string(text, size).into_drawing_area() }
     }

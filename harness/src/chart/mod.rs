@@ -80,6 +80,12 @@ pub fn comparison(runs: &[(&str, &[Sample])], options: &Options) -> Result<Strin
     draw(&runs, options)
 }
 
+/// The name of the one font there is, once it is known to plotters.
+pub(crate) fn font() -> &'static str {
+    canvas::register();
+    canvas::FONT
+}
+
 /// The same picture as PNG, `zoom` times as many pixels in each direction.
 ///
 /// # Errors
