@@ -13,7 +13,7 @@
 //! | [`contained`] | child processes that leave nothing behind |
 //! | [`guest`] | kernels booted for one task |
 //! | [`interop`] | real stacks that send against a window that shrinks |
-//! | [`bench`] | what a segment, a collapse and a policy cost |
+//! | [`mod@bench`] | what a segment, a collapse and a policy cost |
 //! | [`oracle`] | live kernels as judges of the stack |
 //! | [`explain`] | why a packet carried its window, in words |
 //! | [`chart`], [`views`] | pictures and tables |

@@ -64,7 +64,7 @@ impl Target {
 /// Everything of a run.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Report {
-    /// [`FORMAT`].
+    /// The version of this format.
     pub format: u32,
     /// The version of the program, and whether it was built for speed.
     pub version: String,

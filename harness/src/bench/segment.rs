@@ -9,7 +9,7 @@ use rightedge_stack::wire::RxMeta;
 
 use super::measure::{Case, Effort, Measured, Timed, compare, timed};
 
-/// Segments in a round; the application reads behind every [`READ`] of them.
+/// Segments in a round; the application reads behind every 32 of them.
 pub const BATCH: u32 = 1024;
 const READ: usize = 32;
 
