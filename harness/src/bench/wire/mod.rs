@@ -60,7 +60,7 @@ use crate::sender::{Role, kernel::KernelConfig};
 const TCP_RMEM: &str = "4096 8388608 33554432";
 /// `net.ipv4.tcp_wmem` of the sender.
 const TCP_WMEM: &str = "4096 4194304 33554432";
-/// The largest window, bytes: with a larger one the queue outgrows the caches, which costs more than any receiver does.
+/// The largest window, bytes, the same for all: none is given more room than another.
 const WINDOW: usize = 4 << 20;
 /// The share of a round's length that passes before it counts.
 const RAMP: f64 = 0.2;
