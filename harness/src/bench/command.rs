@@ -96,6 +96,9 @@ pub struct MeasureArgs {
     /// Seconds of each round over the wire
     #[arg(long, default_value_t = 1.0, value_name = "S", value_parser = seconds)]
     pub seconds: f64,
+    /// Who receives over the wire; everybody unless said
+    #[arg(long = "receiver", value_enum, value_name = "NAME")]
+    pub receivers: Vec<super::wire::Receiver>,
     /// Directory for the results; the first free runs/bench-N unless said
     #[arg(long, short = 'o', value_name = "DIR")]
     pub out: Option<PathBuf>,
@@ -226,10 +229,14 @@ fn one(
             Ok(counted) => report.measured.extend(counted),
             Err(e) => anstream::eprintln!("note: without instructions: {e:#}"),
         },
-        What::Wire => match super::wire::run(fewer(effort), args.seconds, stop, each) {
-            Ok(measured) => report.measured.extend(measured),
-            Err(e) => anstream::eprintln!("note: without the wire: {e:#}"),
-        },
+        What::Wire => {
+            let everybody = super::wire::Receiver::ALL.as_slice();
+            let who = if args.receivers.is_empty() { everybody } else { &args.receivers };
+            match super::wire::run(who, fewer(effort), args.seconds, stop, each) {
+                Ok(measured) => report.measured.extend(measured),
+                Err(e) => anstream::eprintln!("note: without the wire: {e:#}"),
+            }
+        }
         What::Virtual => report.measured.push(in_virtual_time(each)?),
     }
     Ok(())

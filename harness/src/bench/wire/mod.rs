@@ -66,18 +66,25 @@ const WINDOW: usize = 4 << 20;
 const RAMP: f64 = 0.2;
 
 /// Who receives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Receiver {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Receiver {
+    /// A sink that only acknowledges
     Null,
+    /// The stack
     Rightedge,
+    /// smoltcp's socket
     Smoltcp,
+    /// The kernel's own receiver, over veth
     Kernel,
+    /// The stack, its decisions taken and thrown away
     Decisions,
+    /// The run loop of `rightedge run` with its recording
     Recorded,
 }
 
 impl Receiver {
-    const ALL: [Receiver; 6] = [
+    /// Everybody, in the order of a round.
+    pub const ALL: [Receiver; 6] = [
         Receiver::Null,
         Receiver::Rightedge,
         Receiver::Smoltcp,
@@ -124,6 +131,7 @@ impl Receiver {
 /// # Errors
 /// The device node or a namespace is not to be had, or a receiver got no data.
 pub fn run(
+    receivers: &[Receiver],
     effort: Effort,
     seconds_per_round: f64,
     stop: &AtomicBool,
@@ -138,11 +146,14 @@ pub fn run(
     let Some(length) = length else { bail!("{seconds_per_round} s per round: give 0.01 to 3600") };
     let mut all = Vec::new();
     for (group, offload) in [("wire/plain", false), ("wire/offload", true)] {
-        let mut goodput = Receiver::ALL.map(|r| empty(group, r, Unit::BytesPerSecond, "second"));
-        let mut cpu = Receiver::ALL.map(|r| empty(&format!("{group}-cpu"), r, Unit::Nanoseconds, "byte"));
+        let each_of = |group: &str, unit, per| -> Vec<_> {
+            receivers.iter().map(|&r| empty(group, r, unit, per)).collect()
+        };
+        let mut goodput = each_of(group, Unit::BytesPerSecond, "second");
+        let mut cpu = each_of(&format!("{group}-cpu"), Unit::Nanoseconds, "byte");
         for n in 0..effort.warm_up + effort.rounds {
             let mut rounds = Vec::new();
-            for receiver in Receiver::ALL {
+            for &receiver in receivers {
                 let round = netns::run_in_new_netns(|| receiver.round(offload, length, stop))
                     .context("cannot make a private network namespace")?;
                 if stop.load(Ordering::Relaxed) {
@@ -153,7 +164,7 @@ pub fn run(
                 rounds.push(round);
             }
             // Ratios are of rounds that all have taken part in.
-            if n < effort.warm_up || rounds.len() < Receiver::ALL.len() {
+            if n < effort.warm_up || rounds.len() < receivers.len() {
                 continue;
             }
             for ((round, g), c) in rounds.iter().zip(&mut goodput).zip(&mut cpu) {
