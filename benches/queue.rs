@@ -44,7 +44,13 @@ pub struct Full {
     pub payload: u64,
     /// Buffers in the queue, about.
     pub segments: u64,
+    /// The payload of the queue where it lies. The frames' memory is the driver's, as that of a device's ring: a collapse
+    /// lets go of it, and gives none back.
+    pub frames: Vec<Bytes>,
 }
+
+/// Frames that lie side by side.
+const RING: u32 = 64;
 
 /// Fills a queue until one more segment calls for a collapse, or until the window is used up.
 #[must_use]
@@ -72,12 +78,20 @@ fn fill(shape: &Shape, most: u64) -> Full {
         receiver.stack.set_option(now, id, open).expect("steering");
         receiver.stack.send_ack(now, id).expect("an ACK");
     }
-    let content = Bytes::from(vec![0x5a; shape.segment as usize]);
+    let mut ready = Vec::new().into_iter();
     let (mut payload, mut segments) = (0, 0);
+    let mut frames = Vec::new();
     loop {
-        let last = receiver.peers[0].segment(at, content.clone());
+        let last: Bytes = match ready.next() {
+            Some(frame) => frame,
+            None => {
+                let offsets = (0..RING).map(|i| at.wrapping_add(i * shape.segment));
+                ready = receiver.peers[0].segments(offsets, shape.segment as usize).into_iter();
+                continue;
+            }
+        };
         if segments == most {
-            return Full { receiver, last, payload, segments };
+            return Full { receiver, last, payload, segments, frames };
         }
         // What is charged, and how much is held: a segment may fill the tail room of the one before it and cost nothing.
         let state = |r: &Connections| {
@@ -87,11 +101,12 @@ fn fill(shape: &Shape, most: u64) -> Full {
         receiver.arrive(&last);
         let after = state(&receiver);
         if after.0 < before.0 || after.1 <= before.1 {
-            return Full { receiver, last, payload, segments };
+            return Full { receiver, last, payload, segments, frames };
         }
         at += shape.segment;
         payload += u64::from(shape.segment);
         segments += 1;
+        frames.push(last.slice(last.len() - shape.segment as usize..));
         if shape.partly_read && segments == 1 && shape.which == Which::InOrder {
             let half = (shape.segment / 2) as usize;
             let now = receiver.now;

@@ -286,53 +286,55 @@ impl Tcb {
     fn rewrite(
         &mut self,
         cx: &mut Cx<'_>,
-        mut old: VecDeque<Skb>,
+        mut list: VecDeque<Skb>,
         rule: SpaceRule,
         (mut start, end): (Seq, Seq),
         mut work: Work,
     ) -> (VecDeque<Skb>, Work) {
         // Phase one: what is fine stays where it is; what was read in full goes.
-        let mut new: VecDeque<Skb> = VecDeque::new();
+        let mut passed: VecDeque<Skb> = VecDeque::new();
         let mut keep = 0;
         let begins = loop {
-            let Some(skb) = old.get(keep) else { break false };
+            let Some(skb) = list.get(keep) else { break false };
             if skb.end_seq.at_or_before(start) {
                 // To the front with it: taking one out of the middle moves all the others.
-                new.extend(old.drain(..keep));
+                passed.extend(list.drain(..keep));
                 keep = 0;
-                if let Some(skb) = old.pop_front() {
-                    self.free_collapsed(cx, skb, &mut work);
+                if let Some(skb) = list.pop_front() {
+                    self.free_collapsed(cx, &skb, &mut work);
                 }
                 continue;
             }
             let bloated = is_bloated(skb, rule, start);
-            let hole = old.get(keep + 1).is_some_and(|next| next.seq != skb.end_seq);
+            let hole = list.get(keep + 1).is_some_and(|next| next.seq != skb.end_seq);
             if bloated && !is_control(skb) || hole {
                 break !is_control(skb);
             }
             start = skb.end_seq;
             keep += 1;
         };
-        if !begins {
-            if new.is_empty() {
-                return (old, work);
-            }
-            new.append(&mut old);
-            return (new, work);
+        if !passed.is_empty() {
+            keep += passed.len();
+            passed.append(&mut list);
+            list = passed;
         }
-        let span = end.since(start).max(0).unsigned_abs();
-        new.reserve(keep + (span / cx.shared.profile.build.page_room()) as usize + 2);
-        new.extend(old.drain(..keep));
-        work.first_made = new.len();
-        // Phase two: copy everything that follows, chunk by chunk.
-        'chunks: while start.before(end) {
-            let Some(flags) = old.front().map(|s| s.flags) else { break };
+        if !begins {
+            return (list, work);
+        }
+        // Phase two: copy everything that follows, chunk by chunk. The list goes round: what is copied leaves it in front,
+        // what is made joins it at the back, in the room that the others left.
+        list.rotate_left(keep);
+        let mut rest = list.len() - keep;
+        work.first_made = keep;
+        while start.before(end) && rest > 0 {
+            let flags = list.front().map(|s| s.flags).unwrap_or_default();
             let room = chunk_room(&cx.shared.profile, end.since(start).unsigned_abs());
             let mut fresh = new_chunk(&cx.shared.profile, start, flags, room);
             self.mem.charge(fresh.truesize);
             work.made += 1;
             let mut left = room;
-            while let Some(skb) = old.front() {
+            let (mut done, mut over) = (0, false);
+            while let Some(skb) = list.get(done).filter(|_| done < rest) {
                 let offset = start.since(skb.seq).max(0).unsigned_abs();
                 let n = fresh.append_copy(skb, offset, left);
                 start += n;
@@ -340,25 +342,26 @@ impl Tcb {
                 work.copied += u64::from(n);
                 let exhausted = !start.before(skb.end_seq);
                 if exhausted {
-                    if let Some(skb) = old.pop_front() {
-                        self.free_collapsed(cx, skb, &mut work);
-                    }
-                    if old.front().is_none_or(is_control) {
-                        new.push_back(fresh);
-                        break 'chunks;
-                    }
+                    self.free_collapsed(cx, skb, &mut work);
+                    done += 1;
+                    over = done == rest || list.get(done).is_none_or(is_control);
                 }
-                if left == 0 || (n == 0 && !exhausted) {
+                if over || left == 0 || (n == 0 && !exhausted) {
                     break;
                 }
             }
-            new.push_back(fresh);
+            list.drain(..done);
+            rest -= done;
+            list.push_back(fresh);
+            if over {
+                break;
+            }
         }
-        new.append(&mut old);
-        (new, work)
+        list.rotate_left(rest);
+        (list, work)
     }
 
-    fn free_collapsed(&mut self, cx: &mut Cx<'_>, skb: Skb, work: &mut Work) {
+    fn free_collapsed(&mut self, cx: &mut Cx<'_>, skb: &Skb, work: &mut Work) {
         cx.count(Counter::TcpExtTCPRcvCollapsed);
         work.freed += 1;
         if let Some(gone) = &mut work.gone {
