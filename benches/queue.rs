@@ -49,6 +49,38 @@ pub struct Full {
     pub frames: Vec<Bytes>,
 }
 
+/// Memory that the heap will hand out next: `bytes` of it in pages, used before. With it, what is timed does not wait for the
+/// operating system to hand out pages. To be kept until the work is done: it stands in the way of giving the memory back.
+#[must_use]
+pub fn used_memory(bytes: u64) -> Box<[u8]> {
+    let page = Profile::linux_6_1().build.page_room() as usize;
+    let pages: Vec<Vec<u8>> = (0..bytes / page as u64 + 2).map(|_| vec![1; page]).collect();
+    let plug = vec![1; 64 << 10].into_boxed_slice();
+    drop(std::hint::black_box(pages));
+    plug
+}
+
+/// The floor of a collapse: the same bytes, from where they lie, copied into fresh buffers of a page. Returns how many buffers.
+#[inline(never)]
+#[must_use]
+pub fn plain_copy(pieces: &[Bytes]) -> usize {
+    let page = Profile::linux_6_1().build.page_room() as usize;
+    let mut made: Vec<Vec<u8>> = Vec::new();
+    let mut now = Vec::with_capacity(page);
+    for mut rest in pieces.iter().map(|p| &p[..]) {
+        while !rest.is_empty() {
+            let n = rest.len().min(page - now.len());
+            now.extend_from_slice(&rest[..n]);
+            rest = &rest[n..];
+            if now.len() == page {
+                made.push(std::mem::replace(&mut now, Vec::with_capacity(page)));
+            }
+        }
+    }
+    made.push(now);
+    std::hint::black_box(&made).len()
+}
+
 /// Frames that lie side by side.
 const RING: u32 = 64;
 

@@ -1,14 +1,14 @@
 //! What a collapse costs beside the plain copy of the same bytes, and what other policies cost.
 
-use std::hint::black_box;
+use std::cell::RefCell;
 
 use rightedge_benches::Receiver;
-use rightedge_benches::queue::{Shape, Which, full};
+use rightedge_benches::queue::{Shape, Which, full, plain_copy, used_memory};
 use rightedge_stack::nic::Driver;
 use rightedge_stack::profile::Profile;
 use serde::{Deserialize, Serialize};
 
-use super::measure::{Case, Effort, Measured, Timed, Unit, compare, timed};
+use super::measure::{Case, Effort, Measured, Unit, compare, timed};
 
 /// A point of the table: a queue, and what its collapse took.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -84,9 +84,12 @@ pub fn by_size(effort: Effort, most: u32, each: &mut dyn FnMut(&str)) -> Vec<Poi
 /// One queue. `None` if nothing of the kind is collapsed.
 fn point(what: &str, shape: &Shape, effort: Effort, each: &mut dyn FnMut(&str)) -> Option<Point> {
     let (mut payload, mut segments, mut left) = (0, 0, 0);
+    let pieces = RefCell::new(Vec::new());
     let collapsing = || {
         let mut q = full(shape);
         (payload, segments) = (q.payload, q.segments);
+        pieces.replace(std::mem::take(&mut q.frames));
+        let _plug = used_memory(q.payload);
         let t = timed(|| {
             q.receiver.arrive(&q.last);
             1
@@ -94,11 +97,12 @@ fn point(what: &str, shape: &Shape, effort: Effort, each: &mut dyn FnMut(&str)) 
         left = q.receiver.stack.info(q.receiver.all[0]).map_or(0, |i| i.mem.rmem_alloc);
         t
     };
-    let probe = full(shape);
-    let piece = shape.segment as usize;
-    let count = probe.segments as usize;
-    drop(probe);
-    let copying = || copy(piece, count);
+    // Of the same frames, which are still there.
+    let copying = || {
+        let pieces = pieces.take();
+        let _plug = used_memory(pieces.iter().map(|p| p.len() as u64).sum());
+        timed(|| u64::from(plain_copy(&pieces) > 0))
+    };
     let mut cases = [Case::new(OURS, collapsing), Case::new(COPY, copying)];
     let measured = compare("collapse", "call", effort, &mut cases, each);
     drop(cases);
@@ -123,29 +127,6 @@ pub fn once(shape: &Shape) -> f64 {
     })
     .seconds
         * 1e9
-}
-
-/// The floor: as many bytes in as many pieces, copied into fresh buffers of a page.
-fn copy(piece: usize, count: usize) -> Timed {
-    let source: Vec<Vec<u8>> = (0..count).map(|_| vec![0x5a; piece]).collect();
-    timed(|| {
-        let page = Profile::linux_6_1().build.page_room() as usize;
-        let mut made: Vec<Vec<u8>> = Vec::new();
-        let mut now = Vec::with_capacity(page);
-        for mut rest in source.iter().map(Vec::as_slice) {
-            while !rest.is_empty() {
-                let n = rest.len().min(page - now.len());
-                now.extend_from_slice(&rest[..n]);
-                rest = &rest[n..];
-                if now.len() == page {
-                    made.push(std::mem::replace(&mut now, Vec::with_capacity(page)));
-                }
-            }
-        }
-        made.push(now);
-        black_box(&made);
-        1
-    })
 }
 
 /// The largest charged queue whose collapse stays below a time, for each kind of queue: `tcp_collapse_max_bytes`, derived.

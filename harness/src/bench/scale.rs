@@ -11,6 +11,8 @@ use super::measure::{Case, Effort, Measured, Unit, compare, timed};
 const CONNECTIONS: [u32; 4] = [1, 100, 10_000, 100_000];
 /// Segments in a round, at least one per connection.
 const SEGMENTS: u32 = 20_000;
+/// Frames that are made at a time.
+const BATCH: u32 = 1_000;
 
 /// A segment when so many connections take turns, and the timers of all of them.
 pub fn connections(effort: Effort, most: u32, each: &mut dyn FnMut(&str)) -> Vec<Measured> {
@@ -21,36 +23,35 @@ pub fn connections(effort: Effort, most: u32, each: &mut dyn FnMut(&str)) -> Vec
         .map(|n| {
             let mut c = Connections::new(&setup, n);
             let mut at = 0u32;
+            let order: Vec<usize> = (0..n as usize).collect();
             Case::new(n.to_string(), move || {
-                let per = (SEGMENTS / n).max(1);
                 let payload = Bytes::from(vec![0x5a; 1448]);
                 let mut count = 0;
                 let mut seconds = 0.0;
-                for _ in 0..per {
-                    // A batch of one segment for each: with one connection the batch is as long as with many.
-                    let again = (1_000 / n).max(1);
-                    if count >= u64::from(SEGMENTS.max(n)) {
-                        break;
-                    }
-                    let mut frames = Vec::new();
-                    for i in 0..again {
-                        for peer in &c.peers {
-                            frames.push(peer.segment(at.wrapping_add(i * 1448), payload.clone()));
-                        }
+                while count < u64::from(SEGMENTS.max(n)) {
+                    // A batch for each number, as long as the others', so that frames are as near for all.
+                    let again = (BATCH / n).max(1);
+                    for group in order.chunks(BATCH as usize) {
+                        let frames: Vec<(usize, Bytes)> = (0..again)
+                            .flat_map(|i| group.iter().map(move |n| (i, *n)))
+                            .map(|(i, n)| {
+                                (n, c.peers[n].segment(at.wrapping_add(i * 1448), payload.clone()))
+                            })
+                            .collect();
+                        let t = timed(|| {
+                            for (i, (_, f)) in frames.iter().enumerate() {
+                                c.arrive(f);
+                                // Each is read as often: behind ten segments of its own.
+                                if n == 1 && i % 10 == 9 {
+                                    c.drain_of(0);
+                                }
+                            }
+                            frames.len() as u64
+                        });
+                        seconds += t.seconds;
+                        count += frames.len() as u64;
                     }
                     at = at.wrapping_add(again * 1448);
-                    let t = timed(|| {
-                        for (i, f) in frames.iter().enumerate() {
-                            c.arrive(f);
-                            // Each is read as often: behind ten segments of its own.
-                            if n == 1 && i % 10 == 9 {
-                                c.drain_of(0);
-                            }
-                        }
-                        frames.len() as u64
-                    });
-                    seconds += t.seconds;
-                    count += frames.len() as u64;
                     for i in 0..n as usize {
                         c.drain_of(i);
                     }

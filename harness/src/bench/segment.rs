@@ -11,7 +11,7 @@ use super::measure::{Case, Effort, Measured, Timed, compare, timed};
 
 /// Segments in a round; the application reads behind every 32 of them.
 pub const BATCH: u32 = 1024;
-const READ: usize = 32;
+const READ: u32 = 32;
 
 /// A receiver with its peer and the place in the stream.
 struct Stream<R> {
@@ -22,18 +22,28 @@ struct Stream<R> {
 }
 
 impl<R: Receiver> Stream<R> {
-    /// A round: the frames are made before the clock starts.
+    /// A round. The frames of a batch are made before the clock starts, and are in the cache as a device's ring is behind
+    /// the call that read from it.
     fn round(&mut self) -> Timed {
-        let (from, len) = (self.at, self.len);
-        self.at = from.wrapping_add(BATCH * len);
-        let frames = self.peer.segments((0..BATCH).map(|i| from.wrapping_add(i * len)), len as usize);
-        let mut read = 0;
-        let t = timed(|| {
-            read = feed(&mut self.receiver, &frames, READ);
-            BATCH.into()
-        });
-        // What does not do the work does not count.
-        if read == (BATCH * len) as usize { t } else { Timed { count: 0.0, ..t } }
+        let len = self.len;
+        let mut round = Timed { seconds: 0.0, count: 0.0 };
+        for _ in 0..BATCH / READ {
+            let from = self.at;
+            self.at = from.wrapping_add(READ * len);
+            let frames = self.peer.segments((0..READ).map(|i| from.wrapping_add(i * len)), len as usize);
+            let mut read = 0;
+            let t = timed(|| {
+                read = feed(&mut self.receiver, &frames, READ as usize);
+                READ.into()
+            });
+            // What does not do the work does not count.
+            if read != (READ * len) as usize {
+                return Timed { count: 0.0, ..t };
+            }
+            round.seconds += t.seconds;
+            round.count += t.count;
+        }
+        round
     }
 }
 
