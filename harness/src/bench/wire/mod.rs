@@ -68,8 +68,10 @@ const RAMP: f64 = 0.2;
 /// Who receives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Receiver {
-    /// A sink that only acknowledges
+    /// A sink that only acknowledges, as seldom as it can
     Null,
+    /// The same sink, acknowledging every second segment as Linux does
+    NullEverySecond,
     /// The stack
     Rightedge,
     /// smoltcp's socket
@@ -84,8 +86,9 @@ pub enum Receiver {
 
 impl Receiver {
     /// Everybody, in the order of a round.
-    pub const ALL: [Receiver; 6] = [
+    pub const ALL: [Receiver; 7] = [
         Receiver::Null,
+        Receiver::NullEverySecond,
         Receiver::Rightedge,
         Receiver::Smoltcp,
         Receiver::Kernel,
@@ -96,6 +99,7 @@ impl Receiver {
     fn name(self) -> &'static str {
         match self {
             Receiver::Null => "null sink",
+            Receiver::NullEverySecond => "null sink, every second segment",
             Receiver::Rightedge => "rightedge",
             Receiver::Smoltcp => "smoltcp",
             Receiver::Kernel => "kernel over veth",
@@ -108,7 +112,13 @@ impl Receiver {
     fn round(self, offload: bool, length: Duration, stop: &AtomicBool) -> Result<Round> {
         let meter = Meter::new(length.mul_f64(RAMP), length);
         match self {
-            Receiver::Null => Port::open(offload)?.drive(&mut null::NullSink::new(offload), meter, stop),
+            Receiver::Null => {
+                Port::open(offload)?.drive(&mut null::NullSink::new(offload, u32::MAX), meter, stop)
+            }
+            Receiver::NullEverySecond => {
+                let every = 2 * u32::from(null::MSS);
+                Port::open(offload)?.drive(&mut null::NullSink::new(offload, every), meter, stop)
+            }
             Receiver::Rightedge => {
                 Port::open(offload)?.drive(&mut ours::Ours::new(offload, false)?, meter, stop)
             }
