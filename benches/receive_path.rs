@@ -2,11 +2,12 @@
 #![allow(missing_docs, reason = "criterion's macros")]
 
 use std::hint::black_box;
+use std::time::Duration;
 
 use bytes::Bytes;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use rightedge_benches::connection::{Connections, Setup};
-use rightedge_benches::queue::{Shape, Which, full};
+use rightedge_benches::queue::{Shape, Which, full, plain_copy, used_memory};
 use rightedge_benches::rival::Rival;
 use rightedge_benches::{Receiver, feed};
 use rightedge_stack::nic::Driver;
@@ -56,34 +57,52 @@ fn in_order(c: &mut Criterion) {
     group.finish();
 }
 
-/// Queues of small and of full segments, collapsed by the first segment that does not fit.
+/// Queues of every kind, collapsed by the first segment that does not fit; beside each the plain copy of the same bytes.
+///
+/// Throughput is payload. The largest takes gigabytes and minutes: `RIGHTEDGE_LARGEST_MIB=512` asks for it.
 fn collapse(c: &mut Criterion) {
     let mut group = c.benchmark_group("collapse");
-    group.sample_size(10);
-    for (segment, which) in [(100, Which::InOrder), (1448, Which::InOrder), (1448, Which::OutOfOrder)] {
-        for charged in [64 << 10, 1 << 20, 16 << 20] {
-            let shape = Shape {
-                profile: Profile::linux_6_1(),
-                driver: Driver::Page4K,
-                charged,
-                segment,
-                which,
-                partly_read: false,
-            };
-            let name = format!("{which:?}, {segment} B, {charged} charged");
+    group.sample_size(10).warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(1));
+    let most = std::env::var("RIGHTEDGE_LARGEST_MIB").ok().and_then(|n| n.parse().ok()).unwrap_or(16u32);
+    for (segment, driver, which, partly_read) in [
+        (1448, Driver::Page4K, Which::InOrder, false),
+        (1448, Driver::Page4K, Which::InOrder, true),
+        (1448, Driver::Page4K, Which::OutOfOrder, false),
+        (1448, Driver::Buf16K, Which::InOrder, false),
+        (536, Driver::Page4K, Which::InOrder, false),
+        (100, Driver::TapAlloc, Which::InOrder, false),
+        (1, Driver::TapAlloc, Which::InOrder, false),
+    ] {
+        for charged in [64 << 10, 1 << 20, 16 << 20, 128 << 20, 512 << 20] {
+            if charged > most.saturating_mul(1 << 20) {
+                continue;
+            }
+            let shape = Shape { profile: Profile::linux_6_1(), driver, charged, segment, which, partly_read };
+            let read = if partly_read { ", partly read" } else { "" };
+            let name =
+                format!("{segment} B, {}, {which:?}{read}, {} KiB charged", driver.name(), charged >> 10);
+            let floor = full(&shape);
+            group.throughput(Throughput::Bytes(floor.payload));
             group.bench_function(BenchmarkId::new("kernel's policy", &name), |b| {
                 b.iter_batched(
-                    || full(&shape),
-                    |mut q| {
+                    || {
+                        let q = full(&shape);
+                        let plug = used_memory(q.payload);
+                        (q, plug)
+                    },
+                    |(mut q, plug)| {
                         q.receiver.arrive(&q.last);
-                        q
+                        (q, plug)
                     },
                     BatchSize::PerIteration,
                 );
             });
-            let source = vec![1u8; full(&shape).payload as usize];
             group.bench_function(BenchmarkId::new("plain copy", &name), |b| {
-                b.iter(|| black_box(source.clone()));
+                b.iter_batched(
+                    || used_memory(floor.payload),
+                    |plug| (plain_copy(&floor.frames), plug),
+                    BatchSize::PerIteration,
+                );
             });
         }
     }

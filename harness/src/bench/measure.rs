@@ -4,7 +4,7 @@
 //! by round, in one run; what is quoted is the median, and the ratio of two cases is the median of the ratios of their
 //! rounds.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -113,6 +113,12 @@ pub fn timed(work: impl FnOnce() -> u64) -> Timed {
     let begun = Instant::now();
     let count = work();
     Timed { seconds: begun.elapsed().as_secs_f64(), count: count as f64 }
+}
+
+/// CPU time of the calling thread so far: while it does not run, it stands still.
+pub fn cpu_time() -> Duration {
+    let t = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(u64::try_from(t.tv_sec).unwrap_or(0), u32::try_from(t.tv_nsec).unwrap_or(0))
 }
 
 /// How often.

@@ -34,9 +34,7 @@ pub fn connections(effort: Effort, most: u32, each: &mut dyn FnMut(&str)) -> Vec
                     for group in order.chunks(BATCH as usize) {
                         let frames: Vec<(usize, Bytes)> = (0..again)
                             .flat_map(|i| group.iter().map(move |n| (i, *n)))
-                            .map(|(i, n)| {
-                                (n, c.peers[n].segment(at.wrapping_add(i * 1448), payload.clone()))
-                            })
+                            .map(|(i, n)| (n, c.peers[n].segment(at.wrapping_add(i * 1448), payload.clone())))
                             .collect();
                         let t = timed(|| {
                             for (i, (_, f)) in frames.iter().enumerate() {

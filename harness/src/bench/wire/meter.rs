@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
+use crate::bench::measure::cpu_time;
+
 /// How long a receiver waits for the first byte.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -77,10 +79,4 @@ impl Meter {
         let cpu = cpu_time().saturating_sub(cpu);
         Ok(Some(Round { seconds: length.as_secs_f64(), bytes: bytes.saturating_sub(before), cpu }))
     }
-}
-
-/// CPU time of the calling thread so far.
-pub(super) fn cpu_time() -> Duration {
-    let t = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::new(u64::try_from(t.tv_sec).unwrap_or(0), u32::try_from(t.tv_nsec).unwrap_or(0))
 }

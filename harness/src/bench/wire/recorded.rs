@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use rightedge_stack::time::Duration as Span;
 
-use super::meter::{Round, cpu_time};
+use super::meter::Round;
 use super::{TCP_RMEM, kernel_side, sender};
+use crate::bench::measure::cpu_time;
 use crate::record::{Options, RunDir, WireInfo};
 use crate::run::{RunSpec, SenderKind, engine::Engine, wire::tap::TapWire};
 use crate::scenario::{Clock, Scenario, SysctlValue, units};
