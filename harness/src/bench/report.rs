@@ -146,6 +146,14 @@ impl Report {
             true,
         );
         ratio("wire/plain", ours, "null sink", "goodput over plain TAP, of the null sink's", 0.95, true);
+        ratio(
+            "wire/plain",
+            ours,
+            "null sink, every second segment",
+            "goodput over plain TAP, of a null sink's that acknowledges as often",
+            0.95,
+            true,
+        );
         ratio("wire/plain", ours, "smoltcp", "goodput over plain TAP, of smoltcp's", 1.0, true);
         ratio(
             "segment/in-order-1448",
@@ -178,14 +186,11 @@ impl Report {
                 5.0,
             ));
         }
-        if let (Some(on), Some(off)) =
-            (self.find("wire/offload", "rightedge, recorded"), self.find("wire/offload", ours))
-        {
-            all.push(Target::at_most(
-                "decisions recorded to a run directory, time of decisions off",
-                off.ratio_to(on),
-                1.5,
-            ));
+        for (group, device) in [("wire/plain", "plain"), ("wire/offload", "offloaded")] {
+            if let (Some(on), Some(off)) = (self.find(group, "rightedge, recorded"), self.find(group, ours)) {
+                let what = format!("recorded to a run directory over {device} TAP, time of decisions off");
+                all.push(Target::at_most(what, off.ratio_to(on), 1.5));
+            }
         }
         let full: Vec<f64> = self
             .collapse
@@ -338,6 +343,25 @@ impl Report {
         out
     }
 
+    /// Every figure with its group and case, those of collapses and policies too.
+    fn everything(&self) -> Vec<(String, String, &Measured)> {
+        let plain = self.measured.iter().map(|m| (m.group.clone(), m.case.clone(), m));
+        let collapses = self.collapse.iter().flat_map(|p| {
+            let size = bytes(p.charged.into());
+            p.measured.iter().map(move |m| (format!("collapse/{}, {size}", p.what), m.case.clone(), m))
+        });
+        let kernel = self.kernel.iter().flat_map(|k| {
+            let group = format!("kernel/{}, {}", k.what, bytes(k.charged.into()));
+            [(&k.kernel, "the live kernel"), (&k.ours, "rightedge")]
+                .map(|(m, case)| (group.clone(), case.to_owned(), m))
+        });
+        let policies = self.policies.iter().flat_map(|p| {
+            [(&p.mean, "mean"), (&p.worst, "worst")]
+                .map(|(m, case)| (format!("policies/{}", p.policy), case.to_owned(), m))
+        });
+        plain.chain(collapses).chain(kernel).chain(policies).collect()
+    }
+
     /// Beside another: what has become faster or slower by more than the rounds differ.
     #[must_use]
     pub fn compare(&self, later: &Report) -> String {
@@ -346,8 +370,9 @@ impl Report {
             let _ = writeln!(out, "not the same machine:\n  {}\n  {}", self.machine, later.machine);
         }
         let mut t = table(["", "", "before", "after", "after/before", ""]);
-        for a in &self.measured {
-            let Some(b) = later.find(&a.group, &a.case) else { continue };
+        let after = later.everything();
+        for (group, case, a) in self.everything() {
+            let Some((_, _, b)) = after.iter().find(|(g, c, _)| *g == group && *c == case) else { continue };
             let ratio = if a.median() == 0.0 { 1.0 } else { b.median() / a.median() };
             let noise = a.spread().max(b.spread()).max(0.02);
             let better = if a.unit.more_is_better() { ratio > 1.0 } else { ratio < 1.0 };
@@ -360,14 +385,7 @@ impl Report {
                 let (v, u) = shown(m.median(), m.unit);
                 format!("{v} {u}")
             };
-            t.add_row([
-                a.group.clone(),
-                a.case.clone(),
-                show(a),
-                show(b),
-                format!("{ratio:.3}"),
-                word.to_owned(),
-            ]);
+            t.add_row([group, case, show(a), show(b), format!("{ratio:.3}"), word.to_owned()]);
         }
         let _ = writeln!(out, "{t}");
         out
@@ -478,6 +496,24 @@ mod tests {
         assert!(line("faster").contains("better"), "{text}");
         assert!(line("slower").contains("WORSE"), "{text}");
         assert!(!text.contains("gone"));
+    }
+
+    #[test]
+    fn collapses_and_policies_are_compared_too() {
+        let with = |ns: f64| {
+            let mut r = report(&[]);
+            let of_it = vec![measured("collapse", collapse::OURS, &[ns])];
+            let (what, payload, segments, left) = ("100 B".to_owned(), 1, 1, 1);
+            r.collapse.push(Point { what, charged: 1 << 20, payload, segments, left, measured: of_it });
+            let (mean, worst) = (measured("p", "mean", &[5.0]), measured("p", "worst", &[ns]));
+            let policy = "bounded".to_owned();
+            r.policies.push(PolicyCost { policy, taken: 1, charged: 1, window: 1, dropped: 0, mean, worst });
+            r
+        };
+        let text = with(1e6).compare(&with(2e6));
+        let line = |what: &str| text.lines().find(|l| l.contains(what)).unwrap_or_default().to_owned();
+        assert!(line("collapse/100 B, 1.0 MiB").contains("WORSE"), "{text}");
+        assert!(text.contains("mean") && line("worst").contains("WORSE"), "{text}");
     }
 
     #[test]
