@@ -375,6 +375,16 @@ impl Iface {
         true
     }
 
+    /// Another segment between the stations and addresses of one that [`Iface::on_tcp`] found to be for us.
+    #[inline]
+    pub(crate) fn on_next(&mut self, now: Instant, segment: &TcpSegment) {
+        if self.config.learning == Learning::Reflexive {
+            self.on_tcp(now, segment);
+        } else {
+            self.counters.delivered += 1;
+        }
+    }
+
     /// Linux 6.18 `arp_process`: who asks about us is worth knowing; others only if we know them already.
     fn on_arp(&mut self, now: Instant, arp: ArpPacket) -> Verdict {
         let (sender, target) = (IpAddr::V4(arp.sender_ip), IpAddr::V4(arp.target_ip));

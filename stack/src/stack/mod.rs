@@ -76,8 +76,9 @@ pub struct Stack {
     listeners: FxHashMap<SocketAddr, u32>,
     requests: Requests,
     timers: Timers,
-    /// The connection that the last segment was for; the next one usually is for the same.
-    latest: u32,
+    /// The last segment that was for a connection, and that connection; the next one usually follows it. Its payload is
+    /// gone.
+    latest: Option<Box<(SocketId, TcpSegment)>>,
     next_port: u16,
     frames_in: u64,
 }
@@ -110,7 +111,7 @@ impl Stack {
             listeners: FxHashMap::default(),
             requests: Requests::default(),
             timers: Timers::default(),
-            latest: u32::MAX,
+            latest: None,
             next_port: 32_768,
             frames_in: 0,
         })
@@ -154,8 +155,43 @@ impl Stack {
     pub fn ingress(&mut self, now: Instant, frame: &Bytes, meta: RxMeta) -> u64 {
         self.frames_in += 1;
         self.shared.log.cause = Cause::Frame(self.frames_in);
+        if !self.follow(now, frame, meta) {
+            self.arrive(now, frame, meta);
+        }
+        self.shared.log.cause = Cause::Call;
+        self.frames_in
+    }
+
+    /// The frame that usually comes: the next segment for the connection that the last one was for. `false` if it is
+    /// another; nothing has happened then.
+    #[inline]
+    fn follow(&mut self, now: Instant, frame: &Bytes, meta: RxMeta) -> bool {
+        let Some((id, segment)) = self.latest.as_deref_mut() else { return false };
+        let Some(Entry { slot: Slot::Connection(t), generation }) = self.sockets.get_mut(id.index as usize)
+        else {
+            return false;
+        };
+        // An open connection has its addresses for itself, so that its word counts as much as the table's.
+        if *generation != id.generation
+            || t.state == State::Closed
+            || !wire::follow(self.shared.medium(), frame, meta, segment)
+        {
+            return false;
+        }
+        self.shared.iface.on_next(now, segment);
+        self.shared.counters.inc(Counter::TcpInSegs);
+        self.shared.enter(now);
+        t.on_segment(&mut Cx { now, shared: &mut self.shared }, segment);
+        let (index, settled) = (id.index, t.settled());
+        self.leave(now, index, settled);
+        true
+    }
+
+    /// Any frame.
+    #[inline(never)]
+    fn arrive(&mut self, now: Instant, frame: &Bytes, meta: RxMeta) {
         match wire::parse(self.shared.medium(), frame, meta) {
-            // By reference: a segment is large, and it is moved nowhere.
+            // By reference: a segment is large.
             Ok(Packet::Tcp(ref mut segment)) => {
                 if self.shared.iface.on_tcp(now, segment) {
                     self.on_segment(now, segment);
@@ -171,8 +207,6 @@ impl Stack {
                 self.on_bad_frame(now, e.reason);
             }
         }
-        self.shared.log.cause = Cause::Call;
-        self.frames_in
     }
 
     fn on_bad_frame(&mut self, now: Instant, reason: DropReason) {
@@ -208,13 +242,13 @@ impl Stack {
             seg.gso_segs = 1;
         }
         self.shared.counters.add(Counter::TcpInSegs, u64::from(seg.gso_segs.max(1)));
-        if let Some(index) = self.owner(seg) {
-            self.latest = index;
+        if let Some(&index) = self.by_tuple.get(&(seg.dst, seg.src)) {
             let reuse = seg.flags.contains(TcpFlags::SYN)
                 && !seg.flags.intersects(TcpFlags::ACK | TcpFlags::RST)
                 && self.connection(index).is_some_and(|t| t.reusable(seg));
             if !reuse {
                 self.with(now, index, |t, cx| t.on_segment(cx, seg));
+                self.remember(index, seg);
                 return;
             }
             // The addresses are free again; what the old connection received can still be read.
@@ -231,14 +265,20 @@ impl Stack {
         self.shared.reset(now, seg);
     }
 
-    /// The connection that a segment is for.
-    fn owner(&self, seg: &TcpSegment) -> Option<u32> {
-        // An open connection has its addresses for itself, so that its word counts as much as the table's.
-        match self.connection(self.latest) {
-            Some(t) if t.state != State::Closed && t.local == seg.dst && t.remote == seg.src => {
-                Some(self.latest)
+    /// Others may follow this segment. It is taken.
+    fn remember(&mut self, index: u32, seg: &mut TcpSegment) {
+        let Some(Entry { generation, .. }) = self.sockets.get(index as usize) else { return };
+        if !seg.leads() {
+            return;
+        }
+        let id = SocketId { index, generation: *generation };
+        seg.payload = Bytes::new();
+        match self.latest.as_deref_mut() {
+            Some((latest, last)) => {
+                *latest = id;
+                core::mem::swap(last, seg);
             }
-            _ => self.by_tuple.get(&(seg.dst, seg.src)).copied(),
+            None => self.latest = Some(Box::new((id, seg.clone()))),
         }
     }
 
@@ -692,17 +732,24 @@ impl Stack {
             return None;
         };
         let r = f(t, &mut Cx { now, shared: &mut self.shared });
-        let moved = t.timers_moved || t.state == State::Closed;
-        if self.shared.events.len() > EVENTS + 8 * self.sockets.len() {
-            self.trim_events();
-        }
-        if moved {
-            self.reschedule(now, index);
-        }
+        let settled = t.settled();
+        self.leave(now, index, settled);
         Some(r)
     }
 
+    /// Something happened to a connection: its timers moved, or it ended, unless it is `settled`.
+    #[inline]
+    fn leave(&mut self, now: Instant, index: u32, settled: bool) {
+        if self.shared.events.len() > EVENTS + 8 * self.sockets.len() {
+            self.trim_events();
+        }
+        if !settled {
+            self.reschedule(now, index);
+        }
+    }
+
     /// Leaves one wake-up of each kind for each socket there is.
+    #[cold]
     fn trim_events(&mut self) {
         let mut seen = FxHashSet::default();
         let sockets = &self.sockets;

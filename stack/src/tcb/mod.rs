@@ -288,6 +288,11 @@ impl Tcb {
         self.timers_moved = true;
     }
 
+    /// Nothing about it needs to be told to the stack: its timers are as they were, and it has not ended.
+    pub(crate) fn settled(&self) -> bool {
+        !self.timers_moved && self.state != State::Closed
+    }
+
     /// The earliest of its timers.
     pub(crate) fn next_timer(&self) -> Option<Instant> {
         let [a, b, c, d] = self.timers.map(|at| at.unwrap_or(Instant::FAR_FUTURE));

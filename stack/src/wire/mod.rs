@@ -22,6 +22,7 @@
 
 mod checksum;
 mod egress;
+mod follow;
 pub mod forge;
 pub(crate) mod icmp;
 mod ingress;
@@ -37,7 +38,7 @@ use bytes::Bytes;
 pub use self::egress::{EgressError, IpPacket, SegmentOut, reset_for};
 pub use self::ingress::{Damaged, ParseError, parse};
 pub use self::options::{MAX_SACK_BLOCKS, OutOptions, TcpOptions, Timestamps};
-pub(crate) use self::{checksum::patch, egress::IpSpec};
+pub(crate) use self::{checksum::patch, egress::IpSpec, follow::follow};
 
 use crate::units::Seq;
 
