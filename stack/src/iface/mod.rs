@@ -47,7 +47,7 @@ use crate::{
     time::Instant,
     wire::{
         ArpPacket, EchoRequest, EgressError, IpPacket, Link, MacAddr, Medium, NeighbourAdvert,
-        NeighbourSolicit, Packet, SegmentOut, TcpSegment, Unserved, icmp, reset_for,
+        NeighbourSolicit, Packet, SegmentOut, TcpSegment, Unserved, Words, icmp, reset_for,
     },
 };
 
@@ -310,6 +310,24 @@ impl Iface {
     pub fn send(&mut self, now: Instant, segment: &SegmentOut<'_>, tag: u64) -> Result<Sent, EgressError> {
         let packet = segment.build_in(&mut self.chunk)?.with_tag(tag);
         Ok(self.transmit(now, packet))
+    }
+
+    /// Sends a packet to `dst` that is there in words; `tag` comes back in [`Outgoing::tag`].
+    #[inline]
+    pub(crate) fn send_words<const N: usize>(
+        &mut self,
+        now: Instant,
+        dst: IpAddr,
+        words: &Words<N>,
+        tag: u64,
+    ) -> Sent {
+        if self.config.medium == Medium::Ip {
+            self.chunk.extend_from_slice(words.as_flattened());
+            let frame = self.chunk.split().freeze();
+            return self.enqueue(Outgoing { frame, tag });
+        }
+        let packet = IpPacket::of_words(&mut self.chunk, dst, words).with_tag(tag);
+        self.transmit(now, packet)
     }
 
     /// Answers a segment that no socket wants with a RST; `false` if it gets none.

@@ -166,9 +166,11 @@ impl Tcb {
             return;
         }
         let unacked = self.rcv_nxt.0.wrapping_sub(self.win.rcv_wup.0);
+        // Choosing twice without anything in between is choosing once: the ACK takes what was chosen here.
+        let mut chosen = None;
         let now = if unacked > self.rcv_mss
             && ((self.rcv_nxt.since(self.copied_seq)) < self.rcvlowat
-                || self.raw_window(cx).window >= self.win.rcv_wnd)
+                || chosen.insert(self.raw_window(cx)).window >= self.win.rcv_wnd)
         {
             Some(AckNow::MoreThanOneMss)
         } else if self.in_quickack(cx) {
@@ -185,7 +187,7 @@ impl Tcb {
             if defer {
                 self.ack.flags |= AckFlags::DEFERRED;
             } else {
-                self.send_ack(cx, why);
+                self.send_chosen(cx, why, chosen);
             }
             return;
         }
@@ -320,10 +322,13 @@ impl Tcb {
 
     /// Sends an ACK now.
     pub(crate) fn send_ack(&mut self, cx: &mut Cx<'_>, why: AckNow) {
+        self.send_chosen(cx, why, None);
+    }
+
+    fn send_chosen(&mut self, cx: &mut Cx<'_>, why: AckNow, chosen: Option<RawChoice>) {
         let ack = self.rcv_nxt;
         self.decide(cx, || Decision::AckNow { why, ack });
-        let seq = self.acceptable_seq();
-        self.transmit(cx, seq, TcpFlags::ACK, &[]);
+        self.transmit_ack(cx, chosen);
     }
 
     /// An ACK for something unacceptable, with D-SACK if it was old data (`tcp_send_dupack`).
@@ -393,10 +398,11 @@ impl Tcb {
         if copied > 0 && !self.rcv_shutdown {
             let current = self.receive_window();
             if 2 * u64::from(current) <= u64::from(self.win.window_clamp) {
-                let new = self.raw_window(cx).window;
+                let choice = self.raw_window(cx);
+                let new = choice.window;
                 if new > 0 && u64::from(new) >= 2 * u64::from(current) {
                     self.clock = cx.now;
-                    self.send_ack(cx, AckNow::WindowUpdate);
+                    self.send_chosen(cx, AckNow::WindowUpdate, Some(choice));
                 }
             }
         }
@@ -431,7 +437,8 @@ impl Tcb {
     }
 
     /// Chooses and commits the window of a departing segment (`tcp_select_window`). Returns the field.
-    pub(crate) fn commit_window(&mut self, cx: &mut Cx<'_>) -> u16 {
+    /// `chosen` is what [`Tcb::raw_window`] said just now, if it was asked.
+    pub(crate) fn commit_window(&mut self, cx: &mut Cx<'_>, chosen: Option<RawChoice>) -> u16 {
         let old_window = self.receive_window();
         let old_rcv_wnd = self.win.rcv_wnd;
         let out_of_memory = self.ack.flags.contains(AckFlags::NOMEM)
@@ -443,10 +450,10 @@ impl Tcb {
                 window::Offer { rcv_wnd: 0, field: 0, edge_kept: false },
             )
         } else if self.steering.is_some() {
-            let raw = self.raw_window(cx);
+            let raw = chosen.unwrap_or_else(|| self.raw_window(cx));
             (raw, window::steered(raw.window, self.win.rcv_wscale))
         } else {
-            let raw = self.raw_window(cx);
+            let raw = chosen.unwrap_or_else(|| self.raw_window(cx));
             let workaround = cx.shared.sysctl.tcp_workaround_signed_windows;
             (raw, window::offer(raw.window, old_window, self.win.rcv_wscale, shrink, workaround))
         };

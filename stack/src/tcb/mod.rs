@@ -56,7 +56,7 @@ use crate::{
     time::Instant,
     units::Seq,
     window,
-    wire::TcpSegment,
+    wire::{AckForm, TcpSegment},
 };
 
 /// The state of a connection, named as `ss` prints it.
@@ -200,6 +200,8 @@ pub(crate) struct Tcb {
     pub(crate) state: State,
     pub(crate) local: SocketAddr,
     pub(crate) remote: SocketAddr,
+    /// What its ACKs have in common.
+    pub(crate) ack_form: Option<AckForm>,
     pub(crate) mem: SockMem,
     pub(crate) opts: Negotiated,
     pub(crate) pred: Option<Prediction>,

@@ -21,7 +21,7 @@ use crate::{
     time::{Duration, Instant},
     units::Seq,
     window::{self, InitialChoice, InitialInputs},
-    wire::{TcpFlags, TcpSegment},
+    wire::{AckForm, TcpFlags, TcpSegment},
 };
 
 /// The ratio before anything was measured: half of memory is payload.
@@ -95,6 +95,7 @@ impl Tcb {
             state,
             local,
             remote,
+            ack_form: AckForm::new(local, remote),
             mem,
             opts: Negotiated {
                 sack: false,

@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::{
     Link, MacAddr, Medium, RxMeta, TcpFlags, TcpSegment, Timestamps,
+    ack::ALIGNED_TIMESTAMPS,
     checksum::{self, Sum},
     ingress::{ETHERNET_HEADER_LEN, halves, words},
     share,
@@ -99,9 +100,6 @@ fn same_link(frame: &[u8], link: Option<Link>) -> bool {
         && link.src == MacAddr([s0, s1, s2, s3, s4, s5])
         && [t0, t1] == [8, 0]
 }
-
-/// NOP, NOP, the option's number and its length.
-const ALIGNED_TIMESTAMPS: u32 = 0x0101_080a;
 
 #[cfg(test)]
 mod tests {

@@ -20,6 +20,7 @@
     )
 )]
 
+mod ack;
 mod checksum;
 mod egress;
 mod follow;
@@ -38,7 +39,12 @@ use bytes::Bytes;
 pub use self::egress::{EgressError, IpPacket, SegmentOut, reset_for};
 pub use self::ingress::{Damaged, ParseError, parse};
 pub use self::options::{MAX_SACK_BLOCKS, OutOptions, TcpOptions, Timestamps};
-pub(crate) use self::{checksum::patch, egress::IpSpec, follow::follow};
+pub(crate) use self::{
+    ack::{AckForm, Words},
+    checksum::patch,
+    egress::IpSpec,
+    follow::follow,
+};
 
 use crate::units::Seq;
 
