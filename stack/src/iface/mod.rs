@@ -352,6 +352,7 @@ impl Iface {
     }
 
     /// The next frame to put on the wire. To be called until it returns `None` after every other call that takes `now`.
+    #[inline]
     pub fn poll_transmit(&mut self) -> Option<Outgoing> {
         let outgoing = self.out.pop_front()?;
         self.counters.transmitted += 1;

@@ -123,6 +123,7 @@ impl Stack {
     }
 
     /// The next decision, oldest first.
+    #[inline]
     pub fn poll_decision(&mut self) -> Option<Record> {
         self.shared.log.take()
     }
@@ -134,12 +135,14 @@ impl Stack {
     }
 
     /// The next frame to send.
+    #[inline]
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
         self.shared.iface.poll_transmit().map(|o| Transmit { frame: o.frame, id: o.tag })
     }
 
     /// The next wake-up. A wake-up says that something is so, not how often: accept, read and write until there is
     /// nothing more. If nobody asks for long, repetitions and wake-ups of closed sockets are dropped.
+    #[inline]
     pub fn poll_event(&mut self) -> Option<Event> {
         self.shared.events.pop_front()
     }
@@ -172,16 +175,14 @@ impl Stack {
             return false;
         };
         // An open connection has its addresses for itself, so that its word counts as much as the table's.
-        if *generation != id.generation
-            || t.state == State::Closed
-            || !wire::follow(self.shared.medium(), frame, meta, segment)
-        {
+        if *generation != id.generation || t.state == State::Closed {
             return false;
         }
+        let Some(payload) = wire::follow(self.shared.medium(), frame, meta, segment) else { return false };
         self.shared.iface.on_next(now, segment);
         self.shared.counters.inc(Counter::TcpInSegs);
         self.shared.enter(now);
-        t.on_segment(&mut Cx { now, shared: &mut self.shared }, segment);
+        t.on_segment(&mut Cx { now, shared: &mut self.shared }, segment, payload);
         let (index, settled) = (id.index, t.settled());
         self.leave(now, index, settled);
         true
@@ -210,7 +211,7 @@ impl Stack {
     }
 
     fn on_bad_frame(&mut self, now: Instant, reason: DropReason) {
-        self.shared.log.push(now, None, || Decision::Dropped { reason, seq: Seq(0), len: 0 });
+        self.shared.log.push(now, None, move || Decision::Dropped { reason, seq: Seq(0), len: 0 });
     }
 
     /// A TCP segment with a wrong checksum. A short one is checked before its socket is looked for; a longer one is counted
@@ -247,7 +248,8 @@ impl Stack {
                 && !seg.flags.intersects(TcpFlags::ACK | TcpFlags::RST)
                 && self.connection(index).is_some_and(|t| t.reusable(seg));
             if !reuse {
-                self.with(now, index, |t, cx| t.on_segment(cx, seg));
+                let payload = core::mem::take(&mut seg.payload);
+                self.with(now, index, |t, cx| t.on_segment(cx, seg, payload));
                 self.remember(index, seg);
                 return;
             }
@@ -257,11 +259,8 @@ impl Stack {
         if self.on_handshake(now, seg) {
             return;
         }
-        self.shared.log.push(now, None, || Decision::Dropped {
-            reason: DropReason::NoSocket,
-            seq: seg.seq,
-            len: seg.payload_len(),
-        });
+        let (seq, len) = (seg.seq, seg.payload_len());
+        self.shared.log.push(now, None, move || Decision::Dropped { reason: DropReason::NoSocket, seq, len });
         self.shared.reset(now, seg);
     }
 
@@ -272,7 +271,6 @@ impl Stack {
             return;
         }
         let id = SocketId { index, generation: *generation };
-        seg.payload = Bytes::new();
         match self.latest.as_deref_mut() {
             Some((latest, last)) => {
                 *latest = id;
@@ -645,7 +643,7 @@ impl Stack {
     pub fn set_sysctl(&mut self, now: Instant, name: &str, value: &str) -> Result<(), SysctlError> {
         self.shared.sysctl.set(&self.shared.profile, name, value)?;
         let (name, number) = (name.to_owned(), value.split_whitespace().next().and_then(|w| w.parse().ok()));
-        self.shared.log.push(now, None, || Decision::Setting {
+        self.shared.log.push(now, None, move || Decision::Setting {
             name: name.into(),
             value: number.unwrap_or(0),
             sk_rcvbuf: 0,
@@ -827,7 +825,7 @@ impl Stack {
         if let Ok(Slot::Listener(l)) = self.entry_mut(listener) {
             l.ready.push_back(id);
         }
-        self.shared.log.push(now, Some(id), || Decision::State { from: "SYN-RECV", to: "ESTAB" });
+        self.shared.log.push(now, Some(id), move || Decision::State { from: "SYN-RECV", to: "ESTAB" });
         self.shared.events.push_back(Event::Acceptable(listener));
         self.with(now, id.index, |t, cx| t.data_after_handshake(cx, seg));
     }

@@ -69,6 +69,7 @@ impl Tcb {
         u64::from(cx.shared.tick.hz()) / 25
     }
 
+    #[inline(always)]
     fn store_ato(&mut self, cx: &Cx<'_>, jiffies: u64) {
         self.ack.ato = match cx.shared.profile.ato_width {
             AtoWidth::Wide => jiffies.min(u64::from(u32::MAX)) as u32,
@@ -81,6 +82,7 @@ impl Tcb {
         self.store_ato(cx, min);
     }
 
+    #[inline(always)]
     pub(crate) fn in_pingpong(&self, cx: &Cx<'_>) -> bool {
         self.ack.pingpong >= cx.shared.sysctl.tcp_pingpong_thresh
     }
@@ -90,6 +92,7 @@ impl Tcb {
     }
 
     /// Quick-ACK mode: every check sends at once.
+    #[inline(always)]
     fn in_quickack(&self, cx: &Cx<'_>) -> bool {
         self.ack.route_quickack || (self.ack.quick > 0 && !self.in_pingpong(cx))
     }
@@ -111,6 +114,7 @@ impl Tcb {
     }
 
     /// Data arrived: the expected time to the next segment follows.
+    #[inline(always)]
     pub(crate) fn update_ato(&mut self, cx: &mut Cx<'_>) {
         let now = cx.jiffies();
         let min = Self::ato_min(cx);
@@ -121,16 +125,16 @@ impl Tcb {
         } else {
             let gap = now.saturating_sub(self.ack.lrcvtime);
             let ato = u64::from(self.ack.ato);
-            let rto = self.rto_jiffies(cx);
             if gap <= min / 2 {
                 self.store_ato(cx, (ato >> 1) + min / 2);
             } else if gap < ato {
+                let rto = self.rto_jiffies(cx);
                 let mut new = ((ato >> 1) + gap).min(rto);
                 if cx.shared.profile.ato_cap == AtoCap::DelackMax {
                     new = new.min(Self::delack_most(cx.shared));
                 }
                 self.store_ato(cx, new);
-            } else if gap > rto {
+            } else if gap > self.rto_jiffies(cx) {
                 // The sender paused for longer than its own timer: it starts anew.
                 self.incr_quickack(MAX_QUICKACKS);
             }
@@ -218,7 +222,7 @@ impl Tcb {
             }
         };
         let held = self.ack.compressed;
-        self.decide(cx, || Decision::AckCompressed { held, until });
+        self.decide(cx, move || Decision::AckCompressed { held, until });
     }
 
     fn compression_delay(&self, cx: &Cx<'_>) -> Duration {
@@ -283,7 +287,7 @@ impl Tcb {
         self.ack.timeout = timeout;
         self.set_timer(Timer::DelayedAck, Some(until));
         let ato = self.ack.ato;
-        self.decide(cx, || Decision::AckDelayed { until, ato });
+        self.decide(cx, move || Decision::AckDelayed { until, ato });
     }
 
     /// The delayed-ACK timer fired.
@@ -325,9 +329,10 @@ impl Tcb {
         self.send_chosen(cx, why, None);
     }
 
+    #[inline(always)]
     fn send_chosen(&mut self, cx: &mut Cx<'_>, why: AckNow, chosen: Option<RawChoice>) {
         let ack = self.rcv_nxt;
-        self.decide(cx, || Decision::AckNow { why, ack });
+        self.decide(cx, move || Decision::AckNow { why, ack });
         self.transmit_ack(cx, chosen);
     }
 
@@ -365,7 +370,7 @@ impl Tcb {
             && now.saturating_sub(last) < limit
         {
             cx.count(counter);
-            self.decide(cx, || Decision::AckSkipped { counter: counter.name() });
+            self.decide(cx, move || Decision::AckSkipped { counter: counter.name() });
             return true;
         }
         self.last_oow_ack = Some(now);
@@ -410,6 +415,7 @@ impl Tcb {
 
     /// `__tcp_select_window`. Choosing has side effects even when nothing is sent: with little space, quick-ACK mode
     /// ends and, under pressure, rcv_ssthresh is cut.
+    #[inline(always)]
     pub(crate) fn raw_window(&mut self, cx: &mut Cx<'_>) -> RawChoice {
         if let Some(steering) = self.steering {
             let window = steering.window(self.received());
@@ -438,6 +444,7 @@ impl Tcb {
 
     /// Chooses and commits the window of a departing segment (`tcp_select_window`). Returns the field.
     /// `chosen` is what [`Tcb::raw_window`] said just now, if it was asked.
+    #[inline(always)]
     pub(crate) fn commit_window(&mut self, cx: &mut Cx<'_>, chosen: Option<RawChoice>) -> u16 {
         let old_window = self.receive_window();
         let old_rcv_wnd = self.win.rcv_wnd;
@@ -502,12 +509,13 @@ impl Tcb {
                 field: offer.field,
                 edge_moved,
             };
-            self.decide(cx, || Decision::Window(choice));
+            self.decide(cx, move || Decision::Window(choice));
         }
         offer.field
     }
 
     /// A segment with the ACK flag left: nothing is owed any more.
+    #[inline(always)]
     pub(crate) fn on_ack_sent(&mut self, cx: &mut Cx<'_>) {
         if self.ack.compressed > 0 {
             let saved = u64::from(core::mem::take(&mut self.ack.compressed));

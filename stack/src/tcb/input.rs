@@ -26,6 +26,7 @@ const PAWS_24_DAYS: u64 = 24 * 24 * 3600;
 
 impl Tcb {
     /// The buffer that the driver model makes of a segment.
+    #[inline(always)]
     pub(crate) fn build_skb(cx: &mut Cx<'_>, seg: &TcpSegment, payload: bytes::Bytes) -> Skb {
         let shape = FrameShape {
             frame: seg.frame_len,
@@ -33,8 +34,8 @@ impl Tcb {
             payload: seg.payload_len(),
             vnet_hdr_len: u32::from(seg.meta.hdr_len),
         };
-        let layout = cx.shared.layout(&shape);
-        Skb::new(seg.seq, seg.flags, payload, &layout, (seg.gso_size, seg.gso_segs))
+        let layout = cx.shared.layout(shape);
+        Skb::new(seg.seq, seg.flags, payload, layout, (seg.gso_size, seg.gso_segs))
     }
 
     /// A segment with a wrong checksum, long enough that only the socket found out. In ESTAB it counts as dropped there.
@@ -52,8 +53,8 @@ impl Tcb {
         }
     }
 
-    /// A segment for this connection. Its payload is taken.
-    pub(crate) fn on_segment(&mut self, cx: &mut Cx<'_>, seg: &mut TcpSegment) {
+    /// A segment for this connection, without its `payload`.
+    pub(crate) fn on_segment(&mut self, cx: &mut Cx<'_>, seg: &TcpSegment, payload: bytes::Bytes) {
         if self.state == State::TimeWait {
             // In Linux the application's socket is closed by now, and what comes is another's affair.
             self.rcv_time_wait(cx, seg);
@@ -63,16 +64,17 @@ impl Tcb {
         if seg.payload_len() > 0 {
             self.stats.data_segs_in = self.stats.data_segs_in.wrapping_add(u32::from(seg.gso_segs.max(1)));
         }
-        let payload = core::mem::take(&mut seg.payload);
-        let skb = &mut Self::build_skb(cx, seg, payload);
+        let mut skb = Self::build_skb(cx, seg, payload);
         if self.owned {
-            self.add_backlog(cx, skb, seg);
-            return;
+            self.add_backlog(cx, &mut skb, seg);
+        } else {
+            self.process(cx, &mut skb, seg);
         }
-        self.process(cx, skb, seg);
+        skb.discard();
     }
 
     /// A segment from the wire or from the backlog.
+    #[inline(always)]
     pub(crate) fn process(&mut self, cx: &mut Cx<'_>, skb: &mut Skb, seg: &TcpSegment) {
         self.clock = cx.now;
         match self.state {
@@ -84,12 +86,14 @@ impl Tcb {
         }
     }
 
+    #[inline(always)]
     fn note_arrival(&self, cx: &mut Cx<'_>, skb: &Skb, predicted: bool) {
         let (seq, len, truesize, gso_size) = (skb.seq, skb.len, skb.truesize, skb.gso_size);
-        self.decide(cx, || Decision::Arrived { seq, len, truesize, gso_size, predicted });
+        self.decide(cx, move || Decision::Arrived { seq, len, truesize, gso_size, predicted });
     }
 
     /// `tcp_rcv_established`: the predicted header takes the short way.
+    #[inline(always)]
     fn rcv_established(&mut self, cx: &mut Cx<'_>, skb: &mut Skb, seg: &TcpSegment) {
         if self.predicted(cx, seg) {
             if seg.payload_len() == 0 {
@@ -124,6 +128,7 @@ impl Tcb {
         }
     }
 
+    #[inline(always)]
     fn predicted(&self, cx: &Cx<'_>, seg: &TcpSegment) -> bool {
         let Some(p) = self.pred else { return false };
         let old_ack = cx.shared.profile.predicted_ack == PredictedAck::NotBeyond;
@@ -147,6 +152,7 @@ impl Tcb {
         }
     }
 
+    #[inline(always)]
     fn take_predicted(&mut self, cx: &mut Cx<'_>, skb: &mut Skb, seg: &TcpSegment) {
         self.note_arrival(cx, skb, true);
         self.store_ts_if_current(cx, seg);
@@ -188,24 +194,28 @@ impl Tcb {
     }
 
     /// Header prediction comes back when nothing unusual is pending (`tcp_fast_path_check`).
+    #[inline(always)]
     pub(crate) fn fast_path_check(&mut self) {
         if self.ofo.is_empty() && self.win.rcv_wnd > 0 && self.mem.sk_rmem_alloc < self.mem.sk_rcvbuf {
             self.fast_path_on();
         }
     }
 
+    #[inline(always)]
     pub(crate) fn fast_path_on(&mut self) {
         let window = (self.snd.snd_wnd >> self.opts.snd_wscale) as u16;
         self.pred = Some(Prediction { header_len: self.opts.header_len, window });
     }
 
     /// The peer's timestamp is remembered if the segment starts at or before what was acknowledged (RFC 7323 §4.3).
+    #[inline(always)]
     fn store_ts_if_current(&mut self, cx: &Cx<'_>, seg: &TcpSegment) {
         if self.rcv_nxt == self.win.rcv_wup {
             self.store_ts_recent(cx, seg);
         }
     }
 
+    #[inline(always)]
     pub(crate) fn store_ts_recent(&mut self, cx: &Cx<'_>, seg: &TcpSegment) {
         if let Some(ts) = seg.options.timestamps.filter(|_| self.opts.timestamps) {
             self.opts.ts_recent = ts.tsval;
@@ -214,6 +224,7 @@ impl Tcb {
     }
 
     /// The slow path's rule: only a segment that is not ahead of the last ACK, and not older, moves ts_recent.
+    #[inline(always)]
     pub(crate) fn replace_ts_recent(&mut self, cx: &Cx<'_>, seg: &TcpSegment) {
         let Some(ts) = seg.options.timestamps else { return };
         if !seg.seq.after(self.win.rcv_wup) && self.paws_ok(cx, ts.tsval, 0) {

@@ -197,6 +197,7 @@ impl Tcb {
     }
 
     /// Sequence number for a segment without data: the next one, or the window's end if the peer took it back.
+    #[inline(always)]
     pub(crate) fn acceptable_seq(&self) -> Seq {
         let end = self.snd.window_end();
         let slack = self.snd.snd_nxt.since(end);
@@ -289,6 +290,7 @@ impl Tcb {
     }
 
     /// Sends what the peer's window, Nagle and slow start allow.
+    #[inline(always)]
     pub(crate) fn push_pending(&mut self, cx: &mut Cx<'_>) {
         while let Some(next) = self.snd.queue.get(self.snd.unsent) {
             let (end, len, fin) = (next.end(), next.payload.len() as u32, next.fin);
@@ -349,6 +351,7 @@ impl Tcb {
     }
 
     /// Sends an ACK and nothing else, with the window that was `chosen` just now, if one was.
+    #[inline(always)]
     pub(crate) fn transmit_ack(&mut self, cx: &mut Cx<'_>, chosen: Option<RawChoice>) {
         let seq = self.acceptable_seq();
         let id = cx.shared.log.begin_tx();
@@ -444,6 +447,7 @@ impl Tcb {
     }
 
     /// What a segment acknowledges, and the window it offers us (`tcp_ack`).
+    #[inline(always)]
     pub(crate) fn on_ack(&mut self, cx: &mut Cx<'_>, seg: &TcpSegment, pure: bool) -> AckVerdict {
         if !seg.flags.contains(TcpFlags::ACK) {
             return AckVerdict::New;
@@ -481,6 +485,7 @@ impl Tcb {
     }
 
     /// True if the window is another one now.
+    #[inline(always)]
     fn update_peer_window(&mut self, cx: &Cx<'_>, seg: &TcpSegment) -> bool {
         let scale = if seg.flags.contains(TcpFlags::SYN) { 0 } else { self.opts.snd_wscale };
         let window = u32::from(seg.window) << scale;
@@ -577,7 +582,7 @@ impl Tcb {
         let backoff = self.snd.backoff;
         if let Some(s) = self.snd.queue.front() {
             let (seq, len) = (s.seq, s.payload.len() as u32);
-            self.decide(cx, || Decision::Retransmitted { seq, len, backoff });
+            self.decide(cx, move || Decision::Retransmitted { seq, len, backoff });
         }
         cx.count(Counter::TcpRetransSegs);
         self.stats.total_retrans = self.stats.total_retrans.wrapping_add(1);
@@ -585,6 +590,7 @@ impl Tcb {
     }
 
     /// Arms the retransmission or probe timer if something waits for the peer.
+    #[inline(always)]
     pub(crate) fn rearm(&mut self, cx: &Cx<'_>) {
         let waits = self.state == State::SynSent || !self.snd.queue.is_empty();
         if !waits || matches!(self.state, State::Closed | State::TimeWait) {

@@ -347,7 +347,7 @@ impl Tcb {
             return;
         }
         self.state = to;
-        self.decide(cx, || Decision::State { from: from.as_str(), to: to.as_str() });
+        self.decide(cx, move || Decision::State { from: from.as_str(), to: to.as_str() });
     }
 
     /// The peer's FIN is in order (`tcp_fin`).

@@ -24,21 +24,22 @@ impl TcpSegment {
 }
 
 /// Reads `frame` as the segment after `last`, which must have been read by [`super::parse`] and [`TcpSegment::leads`],
-/// into `last`: same stations, addresses and ports, the same header layout, ACK and perhaps PSH, one segment.
+/// into `last`: same stations, addresses and ports, the same header layout, ACK and perhaps PSH, one segment. Its payload
+/// is returned instead, for it goes another way.
 ///
-/// `false` says nothing but that [`super::parse`] must look; `last` is then as it was.
-#[inline]
-pub(crate) fn follow(medium: Medium, frame: &Bytes, meta: RxMeta, last: &mut TcpSegment) -> bool {
+/// `None` says nothing but that [`super::parse`] must look; `last` is then as it was.
+#[inline(always)]
+pub(crate) fn follow(medium: Medium, frame: &Bytes, meta: RxMeta, last: &mut TcpSegment) -> Option<Bytes> {
     let at = match medium {
         Medium::Ip => 0,
         Medium::Ethernet if same_link(frame, last.link) => ETHERNET_HEADER_LEN,
-        Medium::Ethernet => return false,
+        Medium::Ethernet => return None,
     };
     let data = frame.get(at..).unwrap_or_default();
     let Some([first, second, third, src, dst, ports, seq, ack, control, tail]) = words::<10>(data) else {
-        return false;
+        return None;
     };
-    let (SocketAddr::V4(peer), SocketAddr::V4(us)) = (last.src, last.dst) else { return false };
+    let (SocketAddr::V4(peer), SocketAddr::V4(us)) = (last.src, last.dst) else { return None };
     let (shape, total) = halves(first);
     let (life, _) = halves(third);
     let (control, window) = halves(control);
@@ -59,19 +60,19 @@ pub(crate) fn follow(medium: Medium, frame: &Bytes, meta: RxMeta, last: &mut Tcp
         && (payload_at..=data.len()).contains(&total)
         && checksum::fold(sum) == checksum::INTACT;
     if !usual {
-        return false;
+        return None;
     }
     if !meta.csum_ok {
         let tcp = data.get(20..total).unwrap_or_default();
         let pseudo = Sum::default().pseudo(last.src.ip(), last.dst.ip(), 6, tcp.len());
         if pseudo.add(tcp).finish() != checksum::INTACT {
-            return false;
+            return None;
         }
     }
     if header_len != 20 {
-        let Some(raw) = data.get(40..).and_then(|options| options.first_chunk::<12>()) else { return false };
-        let Some([ALIGNED_TIMESTAMPS, tsval, tsecr]) = words::<3>(raw) else { return false };
-        let Some(kept) = last.options.raw.first_chunk_mut::<12>() else { return false };
+        let Some(raw) = data.get(40..).and_then(|options| options.first_chunk::<12>()) else { return None };
+        let Some([ALIGNED_TIMESTAMPS, tsval, tsecr]) = words::<3>(raw) else { return None };
+        let Some(kept) = last.options.raw.first_chunk_mut::<12>() else { return None };
         *kept = *raw;
         last.options.timestamps = Some(Timestamps { tsval, tsecr });
     }
@@ -87,9 +88,8 @@ pub(crate) fn follow(medium: Medium, frame: &Bytes, meta: RxMeta, last: &mut Tcp
     last.gso_size = 0;
     last.gso_segs = 1;
     last.meta = meta;
-    last.payload = share(frame, at + payload_at, at + total).unwrap_or_default();
     last.payload_len = (total - payload_at) as u32;
-    true
+    share(frame, at + payload_at, at + total)
 }
 
 /// The Ethernet header is that of the last segment.
@@ -126,12 +126,13 @@ mod tests {
     fn agree(medium: Medium, lead: &TcpSegment, frame: &Bytes, meta: RxMeta) -> bool {
         let mut last = lead.clone();
         let followed = follow(medium, frame, meta, &mut last);
-        if followed {
-            assert_eq!(Some(&last), parsed(medium, frame, meta).as_ref());
-        } else {
+        let Some(payload) = followed else {
             assert_eq!(&last, lead);
-        }
-        followed
+            return false;
+        };
+        last.payload = payload;
+        assert_eq!(Some(&last), parsed(medium, frame, meta).as_ref());
+        true
     }
 
     fn lead(medium: Medium, timestamps: bool) -> TcpSegment {

@@ -341,6 +341,7 @@ pub enum Packet {
 }
 
 /// A slice of `bytes`, or `None` where [`Bytes::slice`] would panic. Shares the memory.
+#[inline]
 pub(crate) fn share(bytes: &Bytes, from: usize, to: usize) -> Option<Bytes> {
     (from <= to && to <= bytes.len()).then(|| bytes.slice(from..to))
 }
