@@ -112,11 +112,19 @@ impl GlobalMem {
         self.groups.get(&id).map(|g| (g.allocated, g.limit))
     }
 
-    /// A group keeps its account from its first socket on, with or without a limit.
-    #[inline(always)]
+    #[inline]
     fn group_mut(&mut self, id: Option<GroupId>) -> Option<&mut Group> {
+        match id {
+            None => None,
+            Some(id) => Some(self.group(id)),
+        }
+    }
+
+    /// A group keeps its account from its first socket on, with or without a limit.
+    #[inline(never)]
+    fn group(&mut self, id: GroupId) -> &mut Group {
         let unlimited = Group { limit: i64::MAX, allocated: 0, pressure_until: Instant::ZERO };
-        id.map(|id| self.groups.entry(id).or_insert(unlimited))
+        self.groups.entry(id).or_insert(unlimited)
     }
 
     #[inline(always)]

@@ -360,11 +360,11 @@ impl Skb {
 
     #[inline(always)]
     fn move_piece(&mut self, piece: Piece, spare: &mut Spare) {
-        if piece.bytes().len() <= SMALL {
+        if piece.bytes().len() > SMALL {
+            self.append(piece, spare);
+        } else {
             self.copy_in(piece.bytes(), spare);
             spare.keep(piece);
-        } else {
-            self.append(piece, spare);
         }
     }
 

@@ -183,8 +183,13 @@ impl Stack {
         self.shared.counters.inc(Counter::TcpInSegs);
         self.shared.enter(now);
         t.on_segment(&mut Cx { now, shared: &mut self.shared }, segment, payload);
-        let (index, settled) = (id.index, t.settled());
-        self.leave(now, index, settled);
+        let (index, closed) = (id.index, t.state == State::Closed);
+        if t.timers_moved
+            && let Some(next) = t.reschedule()
+        {
+            self.timers.set(index, next);
+        }
+        self.leave(now, index, closed);
         true
     }
 
@@ -358,7 +363,8 @@ impl Stack {
         let id = self.insert(Slot::Connection(Box::new(t)));
         self.by_tuple.insert((local, remote), id.index);
         self.shared.mem.sockets += 1;
-        self.reschedule(now, id.index);
+        // Its timers are news.
+        self.with(now, id.index, |_, _| ());
         Ok(id)
     }
 
@@ -730,19 +736,24 @@ impl Stack {
             return None;
         };
         let r = f(t, &mut Cx { now, shared: &mut self.shared });
-        let settled = t.settled();
-        self.leave(now, index, settled);
+        let closed = t.state == State::Closed;
+        if t.timers_moved
+            && let Some(next) = t.reschedule()
+        {
+            self.timers.set(index, next);
+        }
+        self.leave(now, index, closed);
         Some(r)
     }
 
-    /// Something happened to a connection: its timers moved, or it ended, unless it is `settled`.
+    /// Something happened to a connection, which is `closed` now or not.
     #[inline]
-    fn leave(&mut self, now: Instant, index: u32, settled: bool) {
+    fn leave(&mut self, now: Instant, index: u32, closed: bool) {
         if self.shared.events.len() > EVENTS + 8 * self.sockets.len() {
             self.trim_events();
         }
-        if !settled {
-            self.reschedule(now, index);
+        if closed {
+            self.on_closed(now, index);
         }
     }
 
@@ -758,33 +769,12 @@ impl Stack {
         });
     }
 
-    /// Brings the timer queue and the table of addresses up to date; what is closed and over goes.
-    fn reschedule(&mut self, now: Instant, index: u32) {
-        let Some(Entry { slot: Slot::Connection(t), .. }) = self.sockets.get_mut(index as usize) else {
-            return;
-        };
-        if t.state == State::Closed {
-            let (over, tuple) = (t.pending_close.closed, (t.local, t.remote));
-            self.on_closed(now, index, over, tuple);
-            if over {
-                return;
-            }
-        }
-        let Some(Entry { slot: Slot::Connection(t), .. }) = self.sockets.get_mut(index as usize) else {
-            return;
-        };
-        t.timers_moved = false;
-        let next = t.next_timer();
-        if t.scheduled != next {
-            t.scheduled = next;
-            self.timers.set(index, next);
-        }
-    }
-
-    /// A closed connection no longer answers for its addresses, whether or not a timer was running.
+    /// A closed connection no longer answers for its addresses; it goes once the application has let go of it.
     #[cold]
-    fn on_closed(&mut self, now: Instant, index: u32, over: bool, tuple: (SocketAddr, SocketAddr)) {
-        if over {
+    fn on_closed(&mut self, now: Instant, index: u32) {
+        let Some(t) = self.connection(index) else { return };
+        let tuple = (t.local, t.remote);
+        if t.pending_close.closed {
             self.remove(now, index);
         } else if self.by_tuple.get(&tuple) == Some(&index) {
             self.by_tuple.remove(&tuple);

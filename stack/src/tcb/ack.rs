@@ -47,6 +47,8 @@ pub(crate) struct AckState {
     pub(crate) pingpong: u8,
     /// Predicted time between data segments, jiffies.
     pub(crate) ato: u32,
+    /// The longest delay of an ACK, jiffies.
+    pub(crate) delay_cap: u64,
     /// Jiffy of the last data segment.
     pub(crate) lrcvtime: u64,
     /// Jiffy at which the delayed ACK is due.
@@ -147,12 +149,12 @@ impl Tcb {
         u64::from(shared.tick.hz()) / 5
     }
 
-    /// The longest delay of an ACK, jiffies.
-    fn delack_cap(&self, shared: &Shared) -> u64 {
+    /// The longest delay of an ACK, jiffies. It never changes.
+    pub(crate) fn delack_cap(shared: &Shared, rto_min_us: u64) -> u64 {
         let most = Self::delack_most(shared);
         match shared.profile.delack_max {
             DelackMax::Fixed => most,
-            DelackMax::BelowRtoMin => most.min(shared.tick.from_micros(self.snd.rto_min_us).max(2) - 1),
+            DelackMax::BelowRtoMin => most.min(shared.tick.from_micros(rto_min_us).max(2) - 1),
         }
     }
 
@@ -160,7 +162,7 @@ impl Tcb {
     pub(crate) fn shown_ato(&self, shared: &Shared) -> u32 {
         match shared.profile.delack_max {
             DelackMax::Fixed => self.ack.ato,
-            DelackMax::BelowRtoMin => self.ack.ato.min(self.delack_cap(shared) as u32),
+            DelackMax::BelowRtoMin => self.ack.ato.min(self.ack.delay_cap as u32),
         }
     }
 
@@ -269,7 +271,7 @@ impl Tcb {
             }
             ato = ato.min(most);
         }
-        ato = ato.min(self.delack_cap(cx.shared));
+        ato = ato.min(self.ack.delay_cap);
         let mut timeout = now + ato;
         if self.ack.flags.contains(AckFlags::TIMER) {
             if self.ack.timeout <= now + (ato >> 2) {

@@ -294,10 +294,16 @@ impl Tcb {
         self.timers_moved = true;
     }
 
-    /// Nothing about it needs to be told to the stack: its timers are as they were, and it has not ended.
-    #[inline(always)]
-    pub(crate) fn settled(&self) -> bool {
-        !self.timers_moved && self.state != State::Closed
+    /// When it wants to be called from now on, if that is not what the stack's timer queue holds.
+    #[inline]
+    pub(crate) fn reschedule(&mut self) -> Option<Option<Instant>> {
+        self.timers_moved = false;
+        let next = self.next_timer();
+        if self.scheduled == next {
+            return None;
+        }
+        self.scheduled = next;
+        Some(next)
     }
 
     /// The earliest of its timers.

@@ -36,17 +36,16 @@ fn coalesce(
             mem.charge(merge.delta);
             cx.count(Counter::TcpExtTCPRcvCoalesce);
             let (how, delta, len, total_len) = (merge.how, merge.delta, from.len, to.len);
-            cx.shared.log.push(cx.now, Some(id), move || Decision::Coalesced {
-                queue,
-                how,
-                len,
-                delta,
-                total_len,
-            });
+            if cx.shared.log.listening() {
+                let joined = move || Decision::Coalesced { queue, how, len, delta, total_len };
+                cx.shared.log.push(cx.now, Some(id), joined);
+            }
             true
         }
         Err(why) => {
-            cx.shared.log.push(cx.now, Some(id), move || Decision::NotCoalesced { queue, why });
+            if cx.shared.log.listening() {
+                cx.shared.log.push(cx.now, Some(id), move || Decision::NotCoalesced { queue, why });
+            }
             false
         }
     }

@@ -170,6 +170,7 @@ impl Tcb {
         seg: &TcpSegment,
     ) -> Self {
         let mut t = Self::blank(id, local, remote, mem, h.iss, route, State::Established);
+        t.ack.delay_cap = Self::delack_cap(cx.shared, t.snd.rto_min_us);
         t.opts = h.opts;
         t.irs = h.irs;
         t.rcv_nxt = h.irs + 1;
@@ -237,6 +238,7 @@ impl Tcb {
         route: &Route,
     ) -> Self {
         let mut t = Self::blank(id, local, remote, mem, iss, route, State::SynSent);
+        t.ack.delay_cap = Self::delack_cap(cx.shared, t.snd.rto_min_us);
         let s = &cx.shared.sysctl;
         let scaling = s.tcp_window_scaling;
         t.opts.timestamps = s.tcp_timestamps;
