@@ -243,7 +243,10 @@ impl Skb {
         let merge = if from.len <= self.copy_room() {
             self.tailroom -= from.len;
             self.headlen += from.len;
-            from.for_each_piece(|p| self.copy_in(p, spare));
+            self.copy_in(from.first.bytes(), spare);
+            if !from.more.is_empty() {
+                from.more.iter().for_each(|piece| self.copy_in(piece.bytes(), spare));
+            }
             self.append_figures(from);
             Merge { how: CoalesceHow::TailRoom, delta: 0 }
         } else {
@@ -420,11 +423,6 @@ impl Skb {
             return;
         }
         let _ = give(self.first.bytes()) || self.more.iter().any(|piece| give(piece.bytes()));
-    }
-
-    fn for_each_piece(&self, mut f: impl FnMut(&[u8])) {
-        f(self.first.bytes());
-        self.more.iter().for_each(|piece| f(piece.bytes()));
     }
 }
 

@@ -33,7 +33,7 @@ use crate::{
     tcb::{Cx, State, Tcb, Timer},
     time::Instant,
     units::Seq,
-    wire::{self, Damaged, Packet, RxMeta, TcpFlags, TcpSegment},
+    wire::{self, Damaged, Flow, Packet, RxMeta, TcpFlags, TcpSegment},
 };
 
 /// A frame to send.
@@ -76,9 +76,9 @@ pub struct Stack {
     listeners: FxHashMap<SocketAddr, u32>,
     requests: Requests,
     timers: Timers,
-    /// The last segment that was for a connection, and that connection; the next one usually follows it. Its payload is
-    /// gone.
-    latest: Option<Box<(SocketId, TcpSegment)>>,
+    /// The flow of the last segment that was for a connection, and that connection; the next segment usually is of the
+    /// same.
+    latest: Option<Box<(SocketId, Flow)>>,
     next_port: u16,
     frames_in: u64,
 }
@@ -169,7 +169,7 @@ impl Stack {
     /// another; nothing has happened then.
     #[inline]
     fn follow(&mut self, now: Instant, frame: &Bytes, meta: RxMeta) -> bool {
-        let Some((id, segment)) = self.latest.as_deref_mut() else { return false };
+        let Some((id, flow)) = self.latest.as_deref_mut() else { return false };
         let Some(Entry { slot: Slot::Connection(t), generation }) = self.sockets.get_mut(id.index as usize)
         else {
             return false;
@@ -178,7 +178,8 @@ impl Stack {
         if *generation != id.generation || t.state == State::Closed {
             return false;
         }
-        let Some(payload) = wire::follow(self.shared.medium(), frame, meta, segment) else { return false };
+        let Some(payload) = flow.next(self.shared.medium(), frame, meta) else { return false };
+        let segment = flow.segment();
         self.shared.iface.on_next(now, segment);
         self.shared.counters.inc(Counter::TcpInSegs);
         self.shared.enter(now);
@@ -272,16 +273,14 @@ impl Stack {
     /// Others may follow this segment. It is taken.
     fn remember(&mut self, index: u32, seg: &mut TcpSegment) {
         let Some(Entry { generation, .. }) = self.sockets.get(index as usize) else { return };
-        if !seg.leads() {
-            return;
-        }
         let id = SocketId { index, generation: *generation };
         match self.latest.as_deref_mut() {
-            Some((latest, last)) => {
-                *latest = id;
-                core::mem::swap(last, seg);
+            Some((latest, flow)) => {
+                if flow.lead(seg) {
+                    *latest = id;
+                }
             }
-            None => self.latest = Some(Box::new((id, seg.clone()))),
+            None => self.latest = Flow::of(seg.clone()).map(|flow| Box::new((id, flow))),
         }
     }
 
@@ -736,14 +735,22 @@ impl Stack {
             return None;
         };
         let r = f(t, &mut Cx { now, shared: &mut self.shared });
-        let closed = t.state == State::Closed;
-        if t.timers_moved
-            && let Some(next) = t.reschedule()
-        {
-            self.timers.set(index, next);
+        let (closed, moved) = (t.state == State::Closed, t.timers_moved);
+        if moved {
+            self.reschedule(index);
         }
         self.leave(now, index, closed);
         Some(r)
+    }
+
+    /// Brings the timer queue up to date.
+    fn reschedule(&mut self, index: u32) {
+        let Some(Entry { slot: Slot::Connection(t), .. }) = self.sockets.get_mut(index as usize) else {
+            return;
+        };
+        if let Some(next) = t.reschedule() {
+            self.timers.set(index, next);
+        }
     }
 
     /// Something happened to a connection, which is `closed` now or not.

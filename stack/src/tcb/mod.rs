@@ -295,7 +295,7 @@ impl Tcb {
     }
 
     /// When it wants to be called from now on, if that is not what the stack's timer queue holds.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn reschedule(&mut self) -> Option<Option<Instant>> {
         self.timers_moved = false;
         let next = self.next_timer();

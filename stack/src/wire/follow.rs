@@ -15,90 +15,120 @@ use super::{
 };
 use crate::units::Seq;
 
-impl TcpSegment {
-    /// Can a segment of its flow be read against it? IPv4, with no options or just aligned timestamps.
-    pub(crate) fn leads(&self) -> bool {
-        let usual = self.header_len == 20 || (self.header_len == 32 && self.options.aligned_timestamps);
-        usual && self.src.is_ipv4() && self.dst.is_ipv4()
-    }
+/// A segment that was read by [`super::parse`], and what the next one of its flow has in common with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Flow {
+    /// Its Ethernet header; of no meaning on [`Medium::Ip`].
+    link: [u8; ETHERNET_HEADER_LEN],
+    /// Its addresses and ports as they were on the wire.
+    ends: [[u8; 4]; 3],
+    segment: TcpSegment,
 }
 
-/// Reads `frame` as the segment after `last`, which must have been read by [`super::parse`] and [`TcpSegment::leads`],
-/// into `last`: same stations, addresses and ports, the same header layout, ACK and perhaps PSH, one segment. Its payload
-/// is returned instead, for it goes another way.
-///
-/// `None` says nothing but that [`super::parse`] must look; `last` is then as it was.
-#[inline(always)]
-pub(crate) fn follow(medium: Medium, frame: &Bytes, meta: RxMeta, last: &mut TcpSegment) -> Option<Bytes> {
-    let at = match medium {
-        Medium::Ip => 0,
-        Medium::Ethernet if same_link(frame, last.link) => ETHERNET_HEADER_LEN,
-        Medium::Ethernet => return None,
-    };
-    let data = frame.get(at..).unwrap_or_default();
-    let Some([first, second, third, src, dst, ports, seq, ack, control, tail]) = words::<10>(data) else {
-        return None;
-    };
-    let (SocketAddr::V4(peer), SocketAddr::V4(us)) = (last.src, last.dst) else { return None };
-    let (shape, total) = halves(first);
-    let (life, _) = halves(third);
-    let (control, window) = halves(control);
-    let flags = TcpFlags::from_bits_truncate(control);
-    let header_len = usize::from(last.header_len);
-    let (total, payload_at) = (usize::from(total), 20 + header_len);
-    let sum = [first, second, third, src, dst].iter().fold(0, |sum, word| sum + u64::from(*word));
-    // The addresses were judged with the last segment; what this one says besides is judged here.
-    let usual = src == peer.ip().to_bits()
-        && dst == us.ip().to_bits()
-        && ports == u32::from(peer.port()) << 16 | u32::from(us.port())
-        && shape >> 8 == 0x45
-        && life & 0xff == 6
-        && second & 0x3fff == 0
-        && usize::from(control >> 12 << 2) == header_len
-        && flags - TcpFlags::PSH == TcpFlags::ACK
-        && meta.gso_size == 0
-        && (payload_at..=data.len()).contains(&total)
-        && checksum::fold(sum) == checksum::INTACT;
-    if !usual {
-        return None;
+impl Flow {
+    /// The flow that `segment` leads, if it leads one.
+    pub(crate) fn of(mut segment: TcpSegment) -> Option<Self> {
+        let (link, ends) = common(&segment)?;
+        segment.payload = Bytes::new();
+        Some(Flow { link, ends, segment })
     }
-    if !meta.csum_ok {
-        let tcp = data.get(20..total).unwrap_or_default();
-        let pseudo = Sum::default().pseudo(last.src.ip(), last.dst.ip(), 6, tcp.len());
-        if pseudo.add(tcp).finish() != checksum::INTACT {
+
+    /// From now on this is the flow that `segment` leads; it is taken. `false` if it leads none, and nothing changes then.
+    pub(crate) fn lead(&mut self, segment: &mut TcpSegment) -> bool {
+        let Some((link, ends)) = common(segment) else { return false };
+        (self.link, self.ends) = (link, ends);
+        segment.payload = Bytes::new();
+        core::mem::swap(&mut self.segment, segment);
+        true
+    }
+
+    /// The segment that was read last, without its payload.
+    pub(crate) fn segment(&self) -> &TcpSegment {
+        &self.segment
+    }
+
+    /// Reads `frame` as the next segment of the flow: same stations, addresses and ports, the same header layout, ACK and
+    /// perhaps PSH, one segment. Its payload is returned.
+    ///
+    /// `None` says nothing but that [`super::parse`] must look; nothing has changed then.
+    #[inline(always)]
+    pub(crate) fn next(&mut self, medium: Medium, frame: &Bytes, meta: RxMeta) -> Option<Bytes> {
+        let at = match medium {
+            Medium::Ip => 0,
+            Medium::Ethernet if frame.first_chunk() == Some(&self.link) => ETHERNET_HEADER_LEN,
+            Medium::Ethernet => return None,
+        };
+        let last = &mut self.segment;
+        let data = frame.get(at..)?;
+        let (raw, _) = data.as_chunks::<4>();
+        let &[first, second, third, src, dst, ports, seq, ack, control, tail] = raw.first_chunk::<10>()?;
+        if [src, dst, ports] != self.ends {
             return None;
         }
+        let [first, second, third, src, dst, seq, ack, control, tail] =
+            [first, second, third, src, dst, seq, ack, control, tail].map(u32::from_be_bytes);
+        let (shape, total) = halves(first);
+        let (life, _) = halves(third);
+        let (control, window) = halves(control);
+        let flags = TcpFlags::from_bits_truncate(control);
+        let header_len = usize::from(last.header_len);
+        let (total, payload_at) = (usize::from(total), 20 + header_len);
+        let sum = [first, second, third, src, dst].iter().fold(0, |sum, word| sum + u64::from(*word));
+        // The addresses were judged with the last segment; what this one says besides is judged here.
+        let usual = shape >> 8 == 0x45
+            && life & 0xff == 6
+            && second & 0x3fff == 0
+            && usize::from(control >> 12 << 2) == header_len
+            && flags - TcpFlags::PSH == TcpFlags::ACK
+            && meta.gso_size == 0
+            && (payload_at..=data.len()).contains(&total)
+            && checksum::fold(sum) == checksum::INTACT;
+        if !usual {
+            return None;
+        }
+        if !meta.csum_ok {
+            let tcp = data.get(20..total)?;
+            let pseudo = Sum::default().pseudo(last.src.ip(), last.dst.ip(), 6, tcp.len());
+            if pseudo.add(tcp).finish() != checksum::INTACT {
+                return None;
+            }
+        }
+        let payload = share(frame, at + payload_at, at + total)?;
+        if header_len != 20 {
+            let raw = data.get(40..)?.first_chunk::<12>()?;
+            let [ALIGNED_TIMESTAMPS, tsval, tsecr] = words::<3>(raw)? else { return None };
+            *last.options.raw.first_chunk_mut::<12>()? = *raw;
+            last.options.timestamps = Some(Timestamps { tsval, tsecr });
+        }
+        last.seq = Seq(seq);
+        last.ack = Seq(ack);
+        last.flags = flags;
+        last.window = window;
+        last.urgent = halves(tail).1;
+        last.ds_field = shape as u8;
+        last.ttl = (life >> 8) as u8;
+        last.ip_len = total as u32;
+        last.frame_len = u32::try_from(frame.len()).unwrap_or(u32::MAX);
+        last.gso_size = 0;
+        last.gso_segs = 1;
+        last.meta = meta;
+        last.payload_len = (total - payload_at) as u32;
+        Some(payload)
     }
-    if header_len != 20 {
-        let Some(raw) = data.get(40..).and_then(|options| options.first_chunk::<12>()) else { return None };
-        let Some([ALIGNED_TIMESTAMPS, tsval, tsecr]) = words::<3>(raw) else { return None };
-        let Some(kept) = last.options.raw.first_chunk_mut::<12>() else { return None };
-        *kept = *raw;
-        last.options.timestamps = Some(Timestamps { tsval, tsecr });
-    }
-    last.seq = Seq(seq);
-    last.ack = Seq(ack);
-    last.flags = flags;
-    last.window = window;
-    last.urgent = halves(tail).1;
-    last.ds_field = shape as u8;
-    last.ttl = (life >> 8) as u8;
-    last.ip_len = total as u32;
-    last.frame_len = u32::try_from(frame.len()).unwrap_or(u32::MAX);
-    last.gso_size = 0;
-    last.gso_segs = 1;
-    last.meta = meta;
-    last.payload_len = (total - payload_at) as u32;
-    share(frame, at + payload_at, at + total)
 }
 
-/// The Ethernet header is that of the last segment.
-fn same_link(frame: &[u8], link: Option<Link>) -> bool {
-    let (Some(link), Some(header)) = (link, frame.first_chunk::<ETHERNET_HEADER_LEN>()) else { return false };
-    let &[d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1] = header;
-    link.dst == MacAddr([d0, d1, d2, d3, d4, d5])
-        && link.src == MacAddr([s0, s1, s2, s3, s4, s5])
-        && [t0, t1] == [8, 0]
+/// The Ethernet header, addresses and ports that the flow led by this segment has: IPv4, with no options or just aligned
+/// timestamps.
+fn common(segment: &TcpSegment) -> Option<([u8; ETHERNET_HEADER_LEN], [[u8; 4]; 3])> {
+    let (SocketAddr::V4(src), SocketAddr::V4(dst)) = (segment.src, segment.dst) else { return None };
+    if segment.header_len != 20 && !(segment.header_len == 32 && segment.options.aligned_timestamps) {
+        return None;
+    }
+    let Link { src: MacAddr([g, h, i, j, k, l]), dst: MacAddr([a, b, c, d, e, f]) } =
+        segment.link.unwrap_or_default();
+    let ([m, n], [o, p]) = (src.port().to_be_bytes(), dst.port().to_be_bytes());
+    let link = [a, b, c, d, e, f, g, h, i, j, k, l, 8, 0];
+    Some((link, [src.ip().octets(), dst.ip().octets(), [m, n, o, p]]))
 }
 
 #[cfg(test)]
@@ -124,22 +154,23 @@ mod tests {
 
     /// What is followed is what is parsed, and what is not leaves the last segment alone. Returns whether it was.
     fn agree(medium: Medium, lead: &TcpSegment, frame: &Bytes, meta: RxMeta) -> bool {
-        let mut last = lead.clone();
-        let followed = follow(medium, frame, meta, &mut last);
-        let Some(payload) = followed else {
-            assert_eq!(&last, lead);
+        let before = Flow::of(lead.clone()).unwrap();
+        // What led before does not matter.
+        let mut flow = Flow::of(parsed(medium, &forge(medium, None).build(), meta).unwrap()).unwrap();
+        assert!(flow.lead(&mut lead.clone()));
+        assert_eq!(flow, before);
+        let Some(payload) = flow.next(medium, frame, meta) else {
+            assert_eq!(flow, before);
             return false;
         };
-        last.payload = payload;
-        assert_eq!(Some(&last), parsed(medium, frame, meta).as_ref());
+        let segment = TcpSegment { payload, ..flow.segment().clone() };
+        assert_eq!(Some(segment), parsed(medium, frame, meta));
         true
     }
 
     fn lead(medium: Medium, timestamps: bool) -> TcpSegment {
         let stamps = timestamps.then_some(Timestamps { tsval: 1, tsecr: 2 });
-        let lead = parsed(medium, &forge(medium, stamps).payload("lead").build(), RxMeta::default()).unwrap();
-        assert!(lead.leads());
-        lead
+        parsed(medium, &forge(medium, stamps).payload("lead").build(), RxMeta::default()).unwrap()
     }
 
     const KINDS: [(Medium, bool); 4] =
@@ -216,6 +247,8 @@ mod tests {
             for other in others {
                 assert!(!agree(medium, &lead, &other.build(), RxMeta::default()), "{other:?}");
             }
+            let other = forge(medium, None).raw_options(&[1, 1, 1, 1]).build();
+            assert!(Flow::of(parsed(medium, &other, RxMeta::default()).unwrap()).is_none());
             let merged = RxMeta { gso_size: 100, ..RxMeta::default() };
             assert!(!agree(medium, &lead, &usual().payload(vec![1; 300]).build(), merged));
         }

@@ -43,7 +43,7 @@ pub(crate) use self::{
     ack::{AckForm, Words},
     checksum::patch,
     egress::IpSpec,
-    follow::follow,
+    follow::Flow,
 };
 
 use crate::units::Seq;
