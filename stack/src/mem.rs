@@ -185,6 +185,7 @@ impl SockMem {
     }
 
     /// `tcp_under_memory_pressure`.
+    #[inline]
     pub(crate) fn under_pressure(&self, cx: &MemCtx<'_>) -> bool {
         cx.global.presses(self.group, cx.now)
     }

@@ -377,13 +377,10 @@ impl Skb {
         Skb { first, more: core::mem::take(&mut self.more), ..*self }
     }
 
-    /// It is not needed any more. Mostly all it held went elsewhere, and then nothing needs to be taken apart.
+    /// All it held went elsewhere: it has no memory to give back.
     #[inline]
-    pub(crate) fn discard(self) {
-        let empty = matches!(&self.first, Piece::Copied(v) if v.capacity() == 0);
-        if empty && self.more.capacity() == 0 {
-            core::mem::forget(self);
-        }
+    pub(crate) fn is_bare(&self) -> bool {
+        matches!(&self.first, Piece::Copied(v) if v.capacity() == 0) && self.more.capacity() == 0
     }
 
     /// Appends up to `max` bytes of `from`, beginning `offset` bytes into it, by copying. Returns how many.

@@ -70,15 +70,21 @@ impl Tcb {
         } else {
             self.process(cx, &mut skb, seg);
         }
-        skb.discard();
+        if skb.is_bare() {
+            // The usual end, and then there is nothing to take apart.
+            core::mem::forget(skb);
+        }
     }
 
     /// A segment from the wire or from the backlog.
     #[inline(always)]
     pub(crate) fn process(&mut self, cx: &mut Cx<'_>, skb: &mut Skb, seg: &TcpSegment) {
         self.clock = cx.now;
+        if self.state == State::Established {
+            self.rcv_established(cx, skb, seg);
+            return;
+        }
         match self.state {
-            State::Established => self.rcv_established(cx, skb, seg),
             State::SynSent => self.rcv_syn_sent(cx, seg),
             State::TimeWait => self.rcv_time_wait(cx, seg),
             State::Closed => {}
@@ -95,6 +101,7 @@ impl Tcb {
     /// `tcp_rcv_established`: the predicted header takes the short way.
     #[inline(always)]
     fn rcv_established(&mut self, cx: &mut Cx<'_>, skb: &mut Skb, seg: &TcpSegment) {
+        let mut known = false;
         if self.predicted(cx, seg) {
             if seg.payload_len() == 0 {
                 self.note_arrival(cx, skb, true);
@@ -109,23 +116,27 @@ impl Tcb {
                 && skb.end_seq.after(self.rcv_nxt + self.receive_window());
             if !beyond {
                 if skb.truesize <= self.mem.sk_forward_alloc {
-                    self.take_predicted(cx, skb, seg);
-                } else {
-                    // Memory must be asked for, but the header is known to be acceptable.
-                    self.note_arrival(cx, skb, false);
-                    self.after_validation(cx, skb, seg);
+                    if self.take_predicted(cx, skb, seg) {
+                        self.ack_check(cx, false);
+                    }
+                    self.signal_readable(cx);
+                    return;
                 }
-                return;
+                // Memory must be asked for, but the header is known to be acceptable.
+                known = true;
             }
         }
         self.note_arrival(cx, skb, false);
-        if !seg.flags.intersects(TcpFlags::ACK | TcpFlags::RST | TcpFlags::SYN) {
-            self.drop_skb(cx, skb, DropReason::NoAckFlag);
-            return;
+        if !known {
+            if !seg.flags.intersects(TcpFlags::ACK | TcpFlags::RST | TcpFlags::SYN) {
+                self.drop_skb(cx, skb, DropReason::NoAckFlag);
+                return;
+            }
+            if !self.validate(cx, skb, seg) {
+                return;
+            }
         }
-        if self.validate(cx, skb, seg) {
-            self.after_validation(cx, skb, seg);
-        }
+        self.after_validation(cx, skb, seg);
     }
 
     #[inline(always)]
@@ -152,29 +163,26 @@ impl Tcb {
         }
     }
 
+    /// True if there may be something to acknowledge.
     #[inline(always)]
-    fn take_predicted(&mut self, cx: &mut Cx<'_>, skb: &mut Skb, seg: &TcpSegment) {
+    fn take_predicted(&mut self, cx: &mut Cx<'_>, skb: &mut Skb, seg: &TcpSegment) -> bool {
         self.note_arrival(cx, skb, true);
         self.store_ts_if_current(cx, seg);
         self.measure_rtt_by_timestamp(cx, seg);
         cx.count(Counter::TcpExtTCPHPHits);
         let seen = self.queue_rcv(cx, skb);
         self.on_data(cx, &seen, seg);
-        if seg.ack != self.snd.snd_una {
-            let verdict = self.on_ack(cx, seg, true);
-            self.challenge_ack(cx, verdict);
-            self.push_pending(cx);
-            if !self.ack.flags.contains(super::AckFlags::SCHED) {
-                self.signal_readable(cx);
-                return;
-            }
-        } else {
+        if seg.ack == self.snd.snd_una {
             self.snd.snd_wl1 = seg.seq;
+            return true;
         }
-        self.ack_check(cx, false);
-        self.signal_readable(cx);
+        let verdict = self.on_ack(cx, seg, true);
+        self.challenge_ack(cx, verdict);
+        self.push_pending(cx);
+        self.ack.flags.contains(super::AckFlags::SCHED)
     }
 
+    #[inline(always)]
     fn after_validation(&mut self, cx: &mut Cx<'_>, skb: &mut Skb, seg: &TcpSegment) {
         match self.on_ack(cx, seg, false) {
             AckVerdict::New | AckVerdict::Old => {}

@@ -50,7 +50,7 @@ use crate::{
     counters::{Counter, Counters},
     decision::{Decision, DropReason},
     mem::{GlobalMem, MemCtx, SockMem},
-    profile::SpaceRule,
+    profile::{SpaceModel, SpaceRule},
     skb::Skb,
     stack::Shared,
     time::Instant,
@@ -356,7 +356,12 @@ impl Tcb {
     /// `tcp_win_from_space`.
     #[inline(always)]
     pub(crate) fn window_from_space(&self, cx: &Cx<'_>, space: i32) -> i32 {
-        self.space_rule(cx).window_from_space(space)
+        match cx.shared.profile.space {
+            SpaceModel::ScalingRatio => {
+                SpaceRule::ScalingRatio(self.win.scaling_ratio).window_from_space(space)
+            }
+            SpaceModel::AdvWinScale => self.space_rule(cx).window_from_space(space),
+        }
     }
 
     /// `tcp_space`: may be negative.
