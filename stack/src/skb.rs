@@ -402,7 +402,20 @@ impl Skb {
     }
 
     /// Calls `f` with consecutive pieces of the `n` bytes from `offset` on.
+    #[inline]
     pub(crate) fn copy_range(&self, offset: u32, n: u32, mut f: impl FnMut(&[u8])) {
+        if offset == 0 && n == self.len {
+            let mut give = |bytes: &[u8]| {
+                if !bytes.is_empty() {
+                    f(bytes);
+                }
+            };
+            give(self.first.bytes());
+            for piece in &self.more {
+                give(piece.bytes());
+            }
+            return;
+        }
         let (mut skip, mut left) = (offset as usize, n as usize);
         // True once there is no more to give.
         let mut give = |piece: &[u8]| {

@@ -183,7 +183,7 @@ impl Stack {
         self.shared.iface.on_next(now, segment);
         self.shared.counters.inc(Counter::TcpInSegs);
         self.shared.enter(now);
-        t.on_segment(&mut Cx { now, shared: &mut self.shared }, segment, payload);
+        t.on_segment(&mut Cx { now, shared: &mut self.shared }, segment, frame, payload);
         let (index, closed) = (id.index, t.state == State::Closed);
         if t.timers_moved
             && let Some(next) = t.reschedule()
@@ -255,7 +255,7 @@ impl Stack {
                 && self.connection(index).is_some_and(|t| t.reusable(seg));
             if !reuse {
                 let payload = core::mem::take(&mut seg.payload);
-                self.with(now, index, |t, cx| t.on_segment(cx, seg, payload));
+                self.with(now, index, |t, cx| t.on_segment(cx, seg, &payload, 0..payload.len()));
                 self.remember(index, seg);
                 return;
             }
@@ -754,7 +754,7 @@ impl Stack {
     }
 
     /// Something happened to a connection, which is `closed` now or not.
-    #[inline]
+    #[inline(always)]
     fn leave(&mut self, now: Instant, index: u32, closed: bool) {
         if self.shared.events.len() > EVENTS + 8 * self.sockets.len() {
             self.trim_events();

@@ -33,6 +33,11 @@ impl Timers {
                 self.heap.clear();
                 self.note(index, NOWHERE);
             }
+            ([], Some(at)) if (index as usize) < self.places.len() => {
+                self.heap.push((at, index));
+                self.note(index, 0);
+            }
+            ([], None) => {}
             _ => self.set_among_others(index, at),
         }
     }

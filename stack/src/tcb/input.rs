@@ -3,6 +3,10 @@
 //! Answers to (Linux 6.1 and 6.18): `tcp_rcv_established`, `tcp_validate_incoming`, `tcp_sequence`,
 //! `tcp_rcv_state_process`, `tcp_fast_path_check`. RFC 9293 §3.10.7.4, RFC 7323 §5 (PAWS), RFC 5961 §3–5.
 
+use core::ops::Range;
+
+use bytes::Bytes;
+
 use super::{Cx, State, Tcb, send::AckVerdict};
 use crate::{
     counters::Counter,
@@ -11,7 +15,7 @@ use crate::{
     profile::{Acceptance, FutureAck, PawsOldAck, PredictedAck},
     skb::Skb,
     units::Seq,
-    wire::{TcpFlags, TcpSegment},
+    wire::{TcpFlags, TcpSegment, share},
 };
 
 /// The header a well-behaved next segment will have.
@@ -27,7 +31,7 @@ const PAWS_24_DAYS: u64 = 24 * 24 * 3600;
 impl Tcb {
     /// The buffer that the driver model makes of a segment.
     #[inline(always)]
-    pub(crate) fn build_skb(cx: &mut Cx<'_>, seg: &TcpSegment, payload: bytes::Bytes) -> Skb {
+    fn build_skb(cx: &mut Cx<'_>, seg: &TcpSegment, frame: &Bytes, payload: Range<usize>) -> Skb {
         let shape = FrameShape {
             frame: seg.frame_len,
             headers: seg.headers_len,
@@ -35,6 +39,7 @@ impl Tcb {
             vnet_hdr_len: u32::from(seg.meta.hdr_len),
         };
         let layout = cx.shared.layout(shape);
+        let payload = share(frame, payload.start, payload.end).unwrap_or_default();
         Skb::new(seg.seq, seg.flags, payload, layout, (seg.gso_size, seg.gso_segs))
     }
 
@@ -53,8 +58,14 @@ impl Tcb {
         }
     }
 
-    /// A segment for this connection, without its `payload`.
-    pub(crate) fn on_segment(&mut self, cx: &mut Cx<'_>, seg: &TcpSegment, payload: bytes::Bytes) {
+    /// A segment for this connection, whose payload is in that range of `frame`.
+    pub(crate) fn on_segment(
+        &mut self,
+        cx: &mut Cx<'_>,
+        seg: &TcpSegment,
+        frame: &Bytes,
+        payload: Range<usize>,
+    ) {
         if self.state == State::TimeWait {
             // In Linux the application's socket is closed by now, and what comes is another's affair.
             self.rcv_time_wait(cx, seg);
@@ -64,7 +75,7 @@ impl Tcb {
         if seg.payload_len() > 0 {
             self.stats.data_segs_in = self.stats.data_segs_in.wrapping_add(u32::from(seg.gso_segs.max(1)));
         }
-        let mut skb = Self::build_skb(cx, seg, payload);
+        let mut skb = Self::build_skb(cx, seg, frame, payload);
         if self.owned {
             self.add_backlog(cx, &mut skb, seg);
         } else {
@@ -480,7 +491,7 @@ impl Tcb {
         if seg.payload_len() > 0 {
             self.stats.data_segs_in = u32::from(seg.gso_segs.max(1));
         }
-        let skb = &mut Self::build_skb(cx, seg, seg.payload.clone());
+        let skb = &mut Self::build_skb(cx, seg, &seg.payload, 0..seg.payload.len());
         if skb.seq == skb.end_seq {
             return;
         }

@@ -2,7 +2,7 @@
 //!
 //! [`super::parse`] says the same of every frame that is read here, and alone speaks of all others.
 
-use core::net::SocketAddr;
+use core::{net::SocketAddr, ops::Range};
 
 use bytes::Bytes;
 
@@ -11,7 +11,6 @@ use super::{
     ack::ALIGNED_TIMESTAMPS,
     checksum::{self, Sum},
     ingress::{ETHERNET_HEADER_LEN, halves, words},
-    share,
 };
 use crate::units::Seq;
 
@@ -48,11 +47,11 @@ impl Flow {
     }
 
     /// Reads `frame` as the next segment of the flow: same stations, addresses and ports, the same header layout, ACK and
-    /// perhaps PSH, one segment. Its payload is returned.
+    /// perhaps PSH, one segment. Returns where in the frame its payload lies.
     ///
     /// `None` says nothing but that [`super::parse`] must look; nothing has changed then.
     #[inline(always)]
-    pub(crate) fn next(&mut self, medium: Medium, frame: &Bytes, meta: RxMeta) -> Option<Bytes> {
+    pub(crate) fn next(&mut self, medium: Medium, frame: &Bytes, meta: RxMeta) -> Option<Range<usize>> {
         let at = match medium {
             Medium::Ip => 0,
             Medium::Ethernet if frame.first_chunk() == Some(&self.link) => ETHERNET_HEADER_LEN,
@@ -93,7 +92,6 @@ impl Flow {
                 return None;
             }
         }
-        let payload = share(frame, at + payload_at, at + total)?;
         if header_len != 20 {
             let raw = data.get(40..)?.first_chunk::<12>()?;
             let [ALIGNED_TIMESTAMPS, tsval, tsecr] = words::<3>(raw)? else { return None };
@@ -113,7 +111,7 @@ impl Flow {
         last.gso_segs = 1;
         last.meta = meta;
         last.payload_len = (total - payload_at) as u32;
-        Some(payload)
+        Some(at + payload_at..at + total)
     }
 }
 
@@ -163,7 +161,7 @@ mod tests {
             assert_eq!(flow, before);
             return false;
         };
-        let segment = TcpSegment { payload, ..flow.segment().clone() };
+        let segment = TcpSegment { payload: frame.slice(payload), ..flow.segment().clone() };
         assert_eq!(Some(segment), parsed(medium, frame, meta));
         true
     }
