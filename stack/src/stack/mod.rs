@@ -4,6 +4,8 @@ mod audit;
 mod config;
 mod handshake;
 mod shared;
+#[cfg(test)]
+mod tests;
 mod timers;
 
 use core::net::SocketAddr;
