@@ -8,6 +8,9 @@
 //! [`SegmentOut`] is the way out, in the option layout that Linux 6.18's `tcp_options_write` produces. [`forge`] builds
 //! frames no decent sender would send, for tests and model senders.
 //!
+//! What is said most takes a shorter way to the same: `follow` reads the next segment of a flow against the last one, and
+//! `ack` fills in the few fields in which the ACKs of a connection differ.
+//!
 //! Left out: VLAN tags, IP reassembly, IPsec, source routing, VNET header decoding (the caller hands in [`RxMeta`]).
 #![cfg_attr(
     not(test),
