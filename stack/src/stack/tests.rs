@@ -12,6 +12,9 @@ use crate::{
 const ISN: Seq = Seq(u32::MAX - 3000);
 const PEERS: [&str; 2] = ["10.0.0.1:40000", "10.0.0.3:40000"];
 
+/// All that can be seen of a stack: decisions, frames with their numbers, wake-ups, and when it wants to be called.
+type Seen = (Vec<Record>, Vec<(Bytes, u64)>, Vec<Event>, Option<Instant>);
+
 /// A stack with a connection to each peer.
 struct Side {
     stack: Stack,
@@ -68,8 +71,7 @@ impl Side {
         self.stack.ingress(now, frame, RxMeta::default());
     }
 
-    /// All that can be seen of it.
-    fn seen(&mut self) -> (Vec<Record>, Vec<(Bytes, u64)>, Vec<Event>, Option<Instant>) {
+    fn seen(&mut self) -> Seen {
         let sent = core::iter::from_fn(|| self.stack.poll_transmit()).map(|t| (t.frame, t.id)).collect();
         let events = core::iter::from_fn(|| self.stack.poll_event()).collect();
         let decisions = core::iter::from_fn(|| self.stack.poll_decision()).collect();
