@@ -115,10 +115,12 @@ impl Counters {
         Counter::ALL.iter().map(|c| (c.name(), self.get(*c)))
     }
 
+    #[inline(always)]
     pub(crate) fn inc(&mut self, c: Counter) {
         self.add(c, 1);
     }
 
+    #[inline(always)]
     pub(crate) fn add(&mut self, c: Counter, n: u64) {
         if let Some(v) = self.values.get_mut(c as usize) {
             *v = v.wrapping_add(n);

@@ -61,6 +61,7 @@ impl Log {
         self.records.push_back(record);
     }
 
+    #[inline]
     pub(crate) fn take(&mut self) -> Option<Record> {
         self.records.pop_front()
     }

@@ -94,6 +94,7 @@ impl GlobalMem {
         self.allocated + self.cached
     }
 
+    #[inline(always)]
     pub(crate) fn under_pressure(&self) -> bool {
         self.pressure_since.is_some()
     }
@@ -111,16 +112,33 @@ impl GlobalMem {
         self.groups.get(&id).map(|g| (g.allocated, g.limit))
     }
 
-    /// A group keeps its account from its first socket on, with or without a limit.
+    #[inline]
     fn group_mut(&mut self, id: Option<GroupId>) -> Option<&mut Group> {
-        let unlimited = Group { limit: i64::MAX, allocated: 0, pressure_until: Instant::ZERO };
-        id.map(|id| self.groups.entry(id).or_insert(unlimited))
+        match id {
+            None => None,
+            Some(id) => Some(self.group(id)),
+        }
     }
 
+    /// A group keeps its account from its first socket on, with or without a limit.
+    #[inline(never)]
+    fn group(&mut self, id: GroupId) -> &mut Group {
+        let unlimited = Group { limit: i64::MAX, allocated: 0, pressure_until: Instant::ZERO };
+        self.groups.entry(id).or_insert(unlimited)
+    }
+
+    #[inline(always)]
     fn group_pressure(&self, id: Option<GroupId>, now: Instant) -> bool {
         id.and_then(|id| self.groups.get(&id)).is_some_and(|g| now < g.pressure_until)
     }
 
+    /// Are sockets of `group` short of memory now?
+    #[inline]
+    pub(crate) fn presses(&self, group: Option<GroupId>, now: Instant) -> bool {
+        self.group_pressure(group, now) || self.under_pressure()
+    }
+
+    #[inline(always)]
     fn fold(&mut self, pages: i64, reserve: i64) {
         self.cached += pages;
         if self.cached.abs() >= reserve {
@@ -161,16 +179,19 @@ impl SockMem {
     }
 
     /// Free receive memory; may be negative.
+    #[inline(always)]
     pub(crate) fn unused(&self) -> i32 {
         self.sk_rcvbuf.wrapping_sub(self.backlog_len).wrapping_sub(self.sk_rmem_alloc)
     }
 
     /// `tcp_under_memory_pressure`.
+    #[inline]
     pub(crate) fn under_pressure(&self, cx: &MemCtx<'_>) -> bool {
-        cx.global.group_pressure(self.group, cx.now) || cx.global.under_pressure()
+        cx.global.presses(self.group, cx.now)
     }
 
     /// `skb_set_owner_r`: charges received memory.
+    #[inline(always)]
     pub(crate) fn charge(&mut self, truesize: i32) {
         self.sk_rmem_alloc = self.sk_rmem_alloc.wrapping_add(truesize);
         self.sk_forward_alloc = self.sk_forward_alloc.wrapping_sub(truesize);
@@ -227,6 +248,7 @@ impl SockMem {
     }
 
     /// `sk_rmem_schedule`: makes sure that `size` bytes are held in advance.
+    #[inline(always)]
     pub(crate) fn schedule(&mut self, cx: &mut MemCtx<'_>, size: i32) -> Result<(), Refused> {
         let need = size.wrapping_sub(self.sk_forward_alloc);
         if need <= 0 {
@@ -256,6 +278,7 @@ impl SockMem {
     }
 
     /// `__sk_mem_raise_allocated`; the order of the tests is observable.
+    #[inline(always)]
     fn raise_allocated(&mut self, cx: &mut MemCtx<'_>, pages: i64) -> Result<(), Refused> {
         let [low, pressure, high] = cx.sysctl.tcp_mem;
         cx.global.fold(pages, cx.sysctl.mem_pcpu_rsv);

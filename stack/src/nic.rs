@@ -96,7 +96,7 @@ pub struct FrameShape {
 }
 
 /// What a frame costs and how its bytes lie.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Layout {
     /// Charged memory, bytes.
     pub truesize: u32,

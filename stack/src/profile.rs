@@ -23,6 +23,7 @@ impl SpaceRule {
     /// The window that `space` bytes of memory are worth. Rounds towards minus infinity for negative space under a
     /// ratio and a negative scale, as the kernel's arithmetic shift does.
     #[must_use]
+    #[inline]
     pub const fn window_from_space(self, space: i32) -> i32 {
         match self {
             SpaceRule::AdvWinScale(a) if a <= 0 => space >> shift_of(-(a as i32)),

@@ -33,7 +33,7 @@ enum Piece {
 
 impl Piece {
     const fn none() -> Self {
-        Piece::Slice(Bytes::new())
+        Piece::Copied(Vec::new())
     }
 
     fn bytes(&self) -> &[u8] {
@@ -129,6 +129,7 @@ pub(crate) struct Merge {
 }
 
 impl Skb {
+    #[inline(always)]
     pub(crate) fn new(seq: Seq, flags: TcpFlags, payload: Bytes, layout: &Layout, gso: (u16, u16)) -> Self {
         let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
         let mut end_seq = seq + len;
@@ -179,6 +180,7 @@ impl Skb {
     }
 
     /// The figures that outlive queueing.
+    #[inline(always)]
     pub(crate) fn seen(&self) -> Seen {
         Seen {
             len: self.len,
@@ -195,12 +197,14 @@ impl Skb {
     }
 
     /// Room that a neighbour may be copied into: none once there are fragments (`skb_tailroom`).
+    #[inline(always)]
     fn copy_room(&self) -> u32 {
         if self.nr_frags == 0 { self.tailroom } else { 0 }
     }
 
     /// A local sender drops its copy of a buffer once it is acknowledged; then the buffer is ours alone. (That the
     /// sender sees the ACK before the next segment arrives is a simplification of the veth model.)
+    #[inline(always)]
     pub(crate) fn forget_clone(&mut self, acked: Seq) {
         if self.cloned && !self.end_seq.after(acked) {
             self.cloned = false;
@@ -223,6 +227,7 @@ impl Skb {
 
     /// `skb_try_coalesce`: joins `from` onto the end of this buffer. On success the caller owns what is left of `from`
     /// (its own charge, if it was charged).
+    #[inline(always)]
     pub(crate) fn try_coalesce(
         &mut self,
         from: &mut Skb,
@@ -238,7 +243,10 @@ impl Skb {
         let merge = if from.len <= self.copy_room() {
             self.tailroom -= from.len;
             self.headlen += from.len;
-            from.for_each_piece(|p| self.copy_in(p, spare));
+            self.copy_in(from.first.bytes(), spare);
+            if !from.more.is_empty() {
+                from.more.iter().for_each(|piece| self.copy_in(piece.bytes(), spare));
+            }
             self.append_figures(from);
             Merge { how: CoalesceHow::TailRoom, delta: 0 }
         } else {
@@ -249,6 +257,7 @@ impl Skb {
 
     /// What making `from` a fragment of this buffer would cost: how, and by how much the charge would grow. A slab head
     /// with payload cannot be a fragment; a page-fragment head can, and then only its descriptor goes; an empty head goes.
+    #[inline(always)]
     fn attachable(&self, from: &Skb, build: &KernelBuild) -> Result<Merge, CoalesceRefusal> {
         let max = build.max_skb_frags.max(17);
         let frags = self.nr_frags + from.nr_frags;
@@ -285,6 +294,7 @@ impl Skb {
         self.attach(from, build, spare).ok().map(|m| m.delta)
     }
 
+    #[inline(always)]
     fn attach(
         &mut self,
         from: &mut Skb,
@@ -299,6 +309,7 @@ impl Skb {
         Ok(merge)
     }
 
+    #[inline(always)]
     fn append_figures(&mut self, from: &Skb) {
         self.len += from.len;
         self.end_seq = from.end_seq;
@@ -317,6 +328,7 @@ impl Skb {
     }
 
     /// Appends bytes by copying them.
+    #[inline(always)]
     fn copy_in(&mut self, bytes: &[u8], spare: &mut Spare) {
         if bytes.is_empty() {
             return;
@@ -330,6 +342,7 @@ impl Skb {
         self.append(Piece::Copied(copy), spare);
     }
 
+    #[inline(always)]
     fn append(&mut self, piece: Piece, spare: &mut Spare) {
         if self.more.capacity() == 0 {
             self.more = spare.list();
@@ -338,6 +351,7 @@ impl Skb {
     }
 
     /// Appends the pieces of `from` without copying, unless they are small.
+    #[inline(always)]
     fn move_in(&mut self, from: &mut Skb, spare: &mut Spare) {
         self.move_piece(core::mem::replace(&mut from.first, Piece::none()), spare);
         if from.more.capacity() > 0 {
@@ -347,12 +361,13 @@ impl Skb {
         }
     }
 
+    #[inline(always)]
     fn move_piece(&mut self, piece: Piece, spare: &mut Spare) {
-        if piece.bytes().len() <= SMALL {
+        if piece.bytes().len() > SMALL {
+            self.append(piece, spare);
+        } else {
             self.copy_in(piece.bytes(), spare);
             spare.keep(piece);
-        } else {
-            self.append(piece, spare);
         }
     }
 
@@ -360,6 +375,12 @@ impl Skb {
     pub(crate) fn take(&mut self) -> Skb {
         let first = core::mem::replace(&mut self.first, Piece::none());
         Skb { first, more: core::mem::take(&mut self.more), ..*self }
+    }
+
+    /// All it held went elsewhere: it has no memory to give back.
+    #[inline]
+    pub(crate) fn is_bare(&self) -> bool {
+        matches!(&self.first, Piece::Copied(v) if v.capacity() == 0) && self.more.capacity() == 0
     }
 
     /// Appends up to `max` bytes of `from`, beginning `offset` bytes into it, by copying. Returns how many.
@@ -381,7 +402,20 @@ impl Skb {
     }
 
     /// Calls `f` with consecutive pieces of the `n` bytes from `offset` on.
+    #[inline]
     pub(crate) fn copy_range(&self, offset: u32, n: u32, mut f: impl FnMut(&[u8])) {
+        if offset == 0 && n == self.len {
+            let mut give = |bytes: &[u8]| {
+                if !bytes.is_empty() {
+                    f(bytes);
+                }
+            };
+            give(self.first.bytes());
+            for piece in &self.more {
+                give(piece.bytes());
+            }
+            return;
+        }
         let (mut skip, mut left) = (offset as usize, n as usize);
         // True once there is no more to give.
         let mut give = |piece: &[u8]| {
@@ -399,11 +433,6 @@ impl Skb {
             return;
         }
         let _ = give(self.first.bytes()) || self.more.iter().any(|piece| give(piece.bytes()));
-    }
-
-    fn for_each_piece(&self, mut f: impl FnMut(&[u8])) {
-        f(self.first.bytes());
-        self.more.iter().for_each(|piece| f(piece.bytes()));
     }
 }
 

@@ -98,6 +98,7 @@ pub(crate) struct RawChoice {
 }
 
 /// Does the policy let the edge move left at this scale?
+#[inline(always)]
 pub(crate) fn may_shrink(policy: ShrinkPolicy, wscale: u8) -> bool {
     match policy {
         ShrinkPolicy::Never => false,
@@ -107,6 +108,7 @@ pub(crate) fn may_shrink(policy: ShrinkPolicy, wscale: u8) -> bool {
 }
 
 /// The window worth offering now, before the old right edge is considered.
+#[inline(always)]
 pub(crate) fn raw(i: &RawInputs) -> RawChoice {
     let choice = |window, limit, low_space| RawChoice { window, limit, low_space };
     let full = (i.window_clamp as i32).min(i.full_space);
@@ -173,6 +175,7 @@ pub(crate) struct Offer {
 }
 
 /// Applies the no-shrink rule, the scale and the 16-bit field to a raw window.
+#[inline(always)]
 pub(crate) fn offer(
     raw: u32,
     old_window: u32,
@@ -194,6 +197,7 @@ pub(crate) fn steered(window: u32, wscale: u8) -> Offer {
 }
 
 /// How memory becomes window, with the numbers of the moment.
+#[inline(always)]
 pub(crate) fn space_rule(model: crate::profile::SpaceModel, adv_win_scale: i8, ratio: u8) -> SpaceRule {
     match model {
         crate::profile::SpaceModel::AdvWinScale => SpaceRule::AdvWinScale(adv_win_scale),

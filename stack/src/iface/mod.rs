@@ -47,7 +47,7 @@ use crate::{
     time::Instant,
     wire::{
         ArpPacket, EchoRequest, EgressError, IpPacket, Link, MacAddr, Medium, NeighbourAdvert,
-        NeighbourSolicit, Packet, SegmentOut, TcpSegment, Unserved, icmp, reset_for,
+        NeighbourSolicit, Packet, SegmentOut, TcpSegment, Unserved, Words, icmp, reset_for,
     },
 };
 
@@ -312,6 +312,24 @@ impl Iface {
         Ok(self.transmit(now, packet))
     }
 
+    /// Sends a packet to `dst` that is there in words; `tag` comes back in [`Outgoing::tag`].
+    #[inline]
+    pub(crate) fn send_words<const N: usize>(
+        &mut self,
+        now: Instant,
+        dst: IpAddr,
+        words: &Words<N>,
+        tag: u64,
+    ) -> Sent {
+        if self.config.medium == Medium::Ip {
+            self.chunk.extend_from_slice(words.as_flattened());
+            let frame = self.chunk.split().freeze();
+            return self.enqueue(Outgoing { frame, tag });
+        }
+        let packet = IpPacket::of_words(&mut self.chunk, dst, words).with_tag(tag);
+        self.transmit(now, packet)
+    }
+
     /// Answers a segment that no socket wants with a RST; `false` if it gets none.
     pub fn reset(&mut self, now: Instant, segment: &TcpSegment, tag: u64) -> bool {
         let Some(Ok(packet)) = reset_for(segment).map(|reset| reset.build()) else { return false };
@@ -334,6 +352,7 @@ impl Iface {
     }
 
     /// The next frame to put on the wire. To be called until it returns `None` after every other call that takes `now`.
+    #[inline]
     pub fn poll_transmit(&mut self) -> Option<Outgoing> {
         let outgoing = self.out.pop_front()?;
         self.counters.transmitted += 1;
@@ -373,6 +392,16 @@ impl Iface {
         }
         self.counters.delivered += 1;
         true
+    }
+
+    /// Another segment between the stations and addresses of one that [`Iface::on_tcp`] found to be for us.
+    #[inline]
+    pub(crate) fn on_next(&mut self, now: Instant, segment: &TcpSegment) {
+        if self.config.learning == Learning::Reflexive {
+            self.on_tcp(now, segment);
+        } else {
+            self.counters.delivered += 1;
+        }
     }
 
     /// Linux 6.18 `arp_process`: who asks about us is worth knowing; others only if we know them already.

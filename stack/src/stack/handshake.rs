@@ -288,7 +288,7 @@ impl Stack {
     fn overflow(&mut self, now: Instant, seg: &TcpSegment) {
         self.shared.counters.inc(Counter::TcpExtListenOverflows);
         self.shared.counters.inc(Counter::TcpExtListenDrops);
-        self.shared.log.push(now, None, || Decision::Dropped {
+        self.shared.log.push(now, None, move || Decision::Dropped {
             reason: DropReason::ListenOverflow,
             seq: seg.seq,
             len: seg.payload_len(),

@@ -4,6 +4,8 @@ mod audit;
 mod config;
 mod handshake;
 mod shared;
+#[cfg(test)]
+mod tests;
 mod timers;
 
 use core::net::SocketAddr;
@@ -33,7 +35,7 @@ use crate::{
     tcb::{Cx, State, Tcb, Timer},
     time::Instant,
     units::Seq,
-    wire::{self, Damaged, Packet, RxMeta, TcpFlags, TcpSegment},
+    wire::{self, Damaged, Flow, Packet, RxMeta, TcpFlags, TcpSegment},
 };
 
 /// A frame to send.
@@ -76,8 +78,9 @@ pub struct Stack {
     listeners: FxHashMap<SocketAddr, u32>,
     requests: Requests,
     timers: Timers,
-    /// The connection that the last segment was for; the next one usually is for the same.
-    latest: u32,
+    /// The flow of the last segment that was for a connection, and that connection; the next segment usually is of the
+    /// same.
+    latest: Option<Box<(SocketId, Flow)>>,
     next_port: u16,
     frames_in: u64,
 }
@@ -110,7 +113,7 @@ impl Stack {
             listeners: FxHashMap::default(),
             requests: Requests::default(),
             timers: Timers::default(),
-            latest: u32::MAX,
+            latest: None,
             next_port: 32_768,
             frames_in: 0,
         })
@@ -122,6 +125,7 @@ impl Stack {
     }
 
     /// The next decision, oldest first.
+    #[inline]
     pub fn poll_decision(&mut self) -> Option<Record> {
         self.shared.log.take()
     }
@@ -133,12 +137,14 @@ impl Stack {
     }
 
     /// The next frame to send.
+    #[inline]
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
         self.shared.iface.poll_transmit().map(|o| Transmit { frame: o.frame, id: o.tag })
     }
 
     /// The next wake-up. A wake-up says that something is so, not how often: accept, read and write until there is
     /// nothing more. If nobody asks for long, repetitions and wake-ups of closed sockets are dropped.
+    #[inline]
     pub fn poll_event(&mut self) -> Option<Event> {
         self.shared.events.pop_front()
     }
@@ -154,8 +160,47 @@ impl Stack {
     pub fn ingress(&mut self, now: Instant, frame: &Bytes, meta: RxMeta) -> u64 {
         self.frames_in += 1;
         self.shared.log.cause = Cause::Frame(self.frames_in);
+        if !self.follow(now, frame, meta) {
+            self.arrive(now, frame, meta);
+        }
+        self.shared.log.cause = Cause::Call;
+        self.frames_in
+    }
+
+    /// The frame that usually comes: the next segment for the connection that the last one was for. `false` if it is
+    /// another; nothing has happened then.
+    #[inline]
+    fn follow(&mut self, now: Instant, frame: &Bytes, meta: RxMeta) -> bool {
+        let Some((id, flow)) = self.latest.as_deref_mut() else { return false };
+        let Some(Entry { slot: Slot::Connection(t), generation }) = self.sockets.get_mut(id.index as usize)
+        else {
+            return false;
+        };
+        // An open connection has its addresses for itself, so that its word counts as much as the table's.
+        if *generation != id.generation || t.state == State::Closed {
+            return false;
+        }
+        let Some(payload) = flow.next(self.shared.medium(), frame, meta) else { return false };
+        let segment = flow.segment();
+        self.shared.iface.on_next(now, segment);
+        self.shared.counters.inc(Counter::TcpInSegs);
+        self.shared.enter(now);
+        t.on_segment(&mut Cx { now, shared: &mut self.shared }, segment, frame, payload);
+        let (index, closed) = (id.index, t.state == State::Closed);
+        if t.timers_moved
+            && let Some(next) = t.reschedule()
+        {
+            self.timers.set(index, next);
+        }
+        self.leave(now, index, closed);
+        true
+    }
+
+    /// Any frame.
+    #[inline(never)]
+    fn arrive(&mut self, now: Instant, frame: &Bytes, meta: RxMeta) {
         match wire::parse(self.shared.medium(), frame, meta) {
-            // By reference: a segment is large, and it is moved nowhere.
+            // By reference: a segment is large.
             Ok(Packet::Tcp(ref mut segment)) => {
                 if self.shared.iface.on_tcp(now, segment) {
                     self.on_segment(now, segment);
@@ -171,12 +216,10 @@ impl Stack {
                 self.on_bad_frame(now, e.reason);
             }
         }
-        self.shared.log.cause = Cause::Call;
-        self.frames_in
     }
 
     fn on_bad_frame(&mut self, now: Instant, reason: DropReason) {
-        self.shared.log.push(now, None, || Decision::Dropped { reason, seq: Seq(0), len: 0 });
+        self.shared.log.push(now, None, move || Decision::Dropped { reason, seq: Seq(0), len: 0 });
     }
 
     /// A TCP segment with a wrong checksum. A short one is checked before its socket is looked for; a longer one is counted
@@ -208,13 +251,14 @@ impl Stack {
             seg.gso_segs = 1;
         }
         self.shared.counters.add(Counter::TcpInSegs, u64::from(seg.gso_segs.max(1)));
-        if let Some(index) = self.owner(seg) {
-            self.latest = index;
+        if let Some(&index) = self.by_tuple.get(&(seg.dst, seg.src)) {
             let reuse = seg.flags.contains(TcpFlags::SYN)
                 && !seg.flags.intersects(TcpFlags::ACK | TcpFlags::RST)
                 && self.connection(index).is_some_and(|t| t.reusable(seg));
             if !reuse {
-                self.with(now, index, |t, cx| t.on_segment(cx, seg));
+                let payload = core::mem::take(&mut seg.payload);
+                self.with(now, index, |t, cx| t.on_segment(cx, seg, &payload, 0..payload.len()));
+                self.remember(index, seg);
                 return;
             }
             // The addresses are free again; what the old connection received can still be read.
@@ -223,22 +267,22 @@ impl Stack {
         if self.on_handshake(now, seg) {
             return;
         }
-        self.shared.log.push(now, None, || Decision::Dropped {
-            reason: DropReason::NoSocket,
-            seq: seg.seq,
-            len: seg.payload_len(),
-        });
+        let (seq, len) = (seg.seq, seg.payload_len());
+        self.shared.log.push(now, None, move || Decision::Dropped { reason: DropReason::NoSocket, seq, len });
         self.shared.reset(now, seg);
     }
 
-    /// The connection that a segment is for.
-    fn owner(&self, seg: &TcpSegment) -> Option<u32> {
-        // An open connection has its addresses for itself, so that its word counts as much as the table's.
-        match self.connection(self.latest) {
-            Some(t) if t.state != State::Closed && t.local == seg.dst && t.remote == seg.src => {
-                Some(self.latest)
+    /// Others may follow this segment. It is taken.
+    fn remember(&mut self, index: u32, seg: &mut TcpSegment) {
+        let Some(Entry { generation, .. }) = self.sockets.get(index as usize) else { return };
+        let id = SocketId { index, generation: *generation };
+        match self.latest.as_deref_mut() {
+            Some((latest, flow)) => {
+                if flow.lead(seg) {
+                    *latest = id;
+                }
             }
-            _ => self.by_tuple.get(&(seg.dst, seg.src)).copied(),
+            None => self.latest = Flow::of(seg.clone()).map(|flow| Box::new((id, flow))),
         }
     }
 
@@ -320,7 +364,8 @@ impl Stack {
         let id = self.insert(Slot::Connection(Box::new(t)));
         self.by_tuple.insert((local, remote), id.index);
         self.shared.mem.sockets += 1;
-        self.reschedule(now, id.index);
+        // Its timers are news.
+        self.with(now, id.index, |_, _| ());
         Ok(id)
     }
 
@@ -605,7 +650,7 @@ impl Stack {
     pub fn set_sysctl(&mut self, now: Instant, name: &str, value: &str) -> Result<(), SysctlError> {
         self.shared.sysctl.set(&self.shared.profile, name, value)?;
         let (name, number) = (name.to_owned(), value.split_whitespace().next().and_then(|w| w.parse().ok()));
-        self.shared.log.push(now, None, || Decision::Setting {
+        self.shared.log.push(now, None, move || Decision::Setting {
             name: name.into(),
             value: number.unwrap_or(0),
             sk_rcvbuf: 0,
@@ -692,17 +737,37 @@ impl Stack {
             return None;
         };
         let r = f(t, &mut Cx { now, shared: &mut self.shared });
-        let moved = t.timers_moved || t.state == State::Closed;
-        if self.shared.events.len() > EVENTS + 8 * self.sockets.len() {
-            self.trim_events();
-        }
+        let (closed, moved) = (t.state == State::Closed, t.timers_moved);
         if moved {
-            self.reschedule(now, index);
+            self.reschedule(index);
         }
+        self.leave(now, index, closed);
         Some(r)
     }
 
+    /// Brings the timer queue up to date.
+    fn reschedule(&mut self, index: u32) {
+        let Some(Entry { slot: Slot::Connection(t), .. }) = self.sockets.get_mut(index as usize) else {
+            return;
+        };
+        if let Some(next) = t.reschedule() {
+            self.timers.set(index, next);
+        }
+    }
+
+    /// Something happened to a connection, which is `closed` now or not.
+    #[inline(always)]
+    fn leave(&mut self, now: Instant, index: u32, closed: bool) {
+        if self.shared.events.len() > EVENTS + 8 * self.sockets.len() {
+            self.trim_events();
+        }
+        if closed {
+            self.on_closed(now, index);
+        }
+    }
+
     /// Leaves one wake-up of each kind for each socket there is.
+    #[cold]
     fn trim_events(&mut self) {
         let mut seen = FxHashSet::default();
         let sockets = &self.sockets;
@@ -713,33 +778,12 @@ impl Stack {
         });
     }
 
-    /// Brings the timer queue and the table of addresses up to date; what is closed and over goes.
-    fn reschedule(&mut self, now: Instant, index: u32) {
-        let Some(Entry { slot: Slot::Connection(t), .. }) = self.sockets.get_mut(index as usize) else {
-            return;
-        };
-        if t.state == State::Closed {
-            let (over, tuple) = (t.pending_close.closed, (t.local, t.remote));
-            self.on_closed(now, index, over, tuple);
-            if over {
-                return;
-            }
-        }
-        let Some(Entry { slot: Slot::Connection(t), .. }) = self.sockets.get_mut(index as usize) else {
-            return;
-        };
-        t.timers_moved = false;
-        let next = t.next_timer();
-        if t.scheduled != next {
-            t.scheduled = next;
-            self.timers.set(index, next);
-        }
-    }
-
-    /// A closed connection no longer answers for its addresses, whether or not a timer was running.
+    /// A closed connection no longer answers for its addresses; it goes once the application has let go of it.
     #[cold]
-    fn on_closed(&mut self, now: Instant, index: u32, over: bool, tuple: (SocketAddr, SocketAddr)) {
-        if over {
+    fn on_closed(&mut self, now: Instant, index: u32) {
+        let Some(t) = self.connection(index) else { return };
+        let tuple = (t.local, t.remote);
+        if t.pending_close.closed {
             self.remove(now, index);
         } else if self.by_tuple.get(&tuple) == Some(&index) {
             self.by_tuple.remove(&tuple);
@@ -780,7 +824,7 @@ impl Stack {
         if let Ok(Slot::Listener(l)) = self.entry_mut(listener) {
             l.ready.push_back(id);
         }
-        self.shared.log.push(now, Some(id), || Decision::State { from: "SYN-RECV", to: "ESTAB" });
+        self.shared.log.push(now, Some(id), move || Decision::State { from: "SYN-RECV", to: "ESTAB" });
         self.shared.events.push_back(Event::Acceptable(listener));
         self.with(now, id.index, |t, cx| t.data_after_handshake(cx, seg));
     }

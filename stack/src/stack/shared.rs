@@ -30,7 +30,7 @@ pub(crate) struct Shared {
     pub(crate) driver: Driver,
     truesize: Option<u32>,
     truesize_extra: u32,
-    last_layout: Option<(FrameShape, Layout)>,
+    last_layout: (FrameShape, Layout),
     pub(crate) mtu: u32,
     pub(crate) route: Route,
     pub(crate) mem: GlobalMem,
@@ -52,7 +52,7 @@ impl Shared {
         let StackConfig { profile, sysctls, driver, truesize, truesize_extra, iface, mtu, route, seed } =
             config;
         let mtu = if route.mtu > 0 { mtu.min(route.mtu) } else { mtu };
-        Ok(Shared {
+        let mut shared = Shared {
             tick: profile.build.tick(),
             this_tick: Instant::ZERO..Instant::ZERO,
             jiffies: 0,
@@ -61,7 +61,7 @@ impl Shared {
             driver,
             truesize,
             truesize_extra,
-            last_layout: None,
+            last_layout: Default::default(),
             mtu,
             route,
             mem: GlobalMem::default(),
@@ -75,7 +75,10 @@ impl Shared {
             drawn: 0,
             challenge_second: u64::MAX,
             challenges_left: 0,
-        })
+        };
+        let (shape, _) = shared.last_layout;
+        shared.last_layout = (shape, shared.lay_out(shape));
+        Ok(shared)
     }
 
     pub(crate) fn medium(&self) -> Medium {
@@ -83,6 +86,7 @@ impl Shared {
     }
 
     /// What time it is for the next calls: the tick is looked up once for all that happens in it.
+    #[inline(always)]
     pub(crate) fn enter(&mut self, now: Instant) {
         if !self.this_tick.contains(&now) {
             self.jiffies = self.tick.jiffies(now);
@@ -92,24 +96,31 @@ impl Shared {
     }
 
     /// The tick that `now` falls into.
+    #[inline(always)]
     pub(crate) fn jiffies(&self, now: Instant) -> u64 {
         if self.this_tick.contains(&now) { self.jiffies } else { self.tick.jiffies(now) }
     }
 
     /// What a frame of this shape becomes in memory. Frames of a stream are alike: the last answer is remembered, for what
     /// it depends on besides never changes.
-    pub(crate) fn layout(&mut self, shape: &FrameShape) -> Layout {
-        if let Some((last, layout)) = &self.last_layout
-            && last.frame == shape.frame
-            && last.headers == shape.headers
-            && last.payload == shape.payload
-            && last.vnet_hdr_len == shape.vnet_hdr_len
+    #[inline]
+    pub(crate) fn layout(&mut self, shape: FrameShape) -> &Layout {
+        let (last, _) = &self.last_layout;
+        if last.frame != shape.frame
+            || last.headers != shape.headers
+            || last.payload != shape.payload
+            || last.vnet_hdr_len != shape.vnet_hdr_len
         {
-            return *layout;
+            self.last_layout = (shape, self.lay_out(shape));
         }
-        let mut layout = nic::layout(self.driver, &self.profile, shape);
+        let (_, layout) = &self.last_layout;
+        layout
+    }
+
+    #[inline(never)]
+    fn lay_out(&self, shape: FrameShape) -> Layout {
+        let mut layout = nic::layout(self.driver, &self.profile, &shape);
         layout.truesize = self.truesize.unwrap_or(layout.truesize).saturating_add(self.truesize_extra);
-        self.last_layout = Some((*shape, layout));
         layout
     }
 
@@ -129,10 +140,11 @@ impl Shared {
     }
 
     /// Reports a change of global memory pressure, if there was one.
+    #[inline(always)]
     pub(crate) fn note_pressure(&mut self, now: Instant) {
         if let Some(on) = self.mem.pressure_changed.take() {
             let allocated = self.mem.in_use();
-            self.log.push(now, None, || Decision::Pressure { on, allocated });
+            self.log.push(now, None, move || Decision::Pressure { on, allocated });
         }
     }
 

@@ -24,7 +24,25 @@ impl Timers {
     }
 
     /// Connection `index` wants to be called at `at`, and at no other time.
+    #[inline]
     pub(super) fn set(&mut self, index: u32, at: Option<Instant>) {
+        // The only one there is has its place already.
+        match (self.heap.as_mut_slice(), at) {
+            ([due], Some(at)) if due.1 == index => due.0 = at,
+            ([due], None) if due.1 == index => {
+                self.heap.clear();
+                self.note(index, NOWHERE);
+            }
+            ([], Some(at)) if (index as usize) < self.places.len() => {
+                self.heap.push((at, index));
+                self.note(index, 0);
+            }
+            ([], None) => {}
+            _ => self.set_among_others(index, at),
+        }
+    }
+
+    fn set_among_others(&mut self, index: u32, at: Option<Instant>) {
         let place = self.places.get(index as usize).copied().unwrap_or(NOWHERE);
         match (at, place) {
             (None, NOWHERE) => {}

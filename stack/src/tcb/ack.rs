@@ -47,6 +47,8 @@ pub(crate) struct AckState {
     pub(crate) pingpong: u8,
     /// Predicted time between data segments, jiffies.
     pub(crate) ato: u32,
+    /// The longest delay of an ACK, jiffies.
+    pub(crate) delay_cap: u64,
     /// Jiffy of the last data segment.
     pub(crate) lrcvtime: u64,
     /// Jiffy at which the delayed ACK is due.
@@ -69,6 +71,7 @@ impl Tcb {
         u64::from(cx.shared.tick.hz()) / 25
     }
 
+    #[inline(always)]
     fn store_ato(&mut self, cx: &Cx<'_>, jiffies: u64) {
         self.ack.ato = match cx.shared.profile.ato_width {
             AtoWidth::Wide => jiffies.min(u64::from(u32::MAX)) as u32,
@@ -81,6 +84,7 @@ impl Tcb {
         self.store_ato(cx, min);
     }
 
+    #[inline(always)]
     pub(crate) fn in_pingpong(&self, cx: &Cx<'_>) -> bool {
         self.ack.pingpong >= cx.shared.sysctl.tcp_pingpong_thresh
     }
@@ -90,6 +94,7 @@ impl Tcb {
     }
 
     /// Quick-ACK mode: every check sends at once.
+    #[inline(always)]
     fn in_quickack(&self, cx: &Cx<'_>) -> bool {
         self.ack.route_quickack || (self.ack.quick > 0 && !self.in_pingpong(cx))
     }
@@ -111,6 +116,7 @@ impl Tcb {
     }
 
     /// Data arrived: the expected time to the next segment follows.
+    #[inline(always)]
     pub(crate) fn update_ato(&mut self, cx: &mut Cx<'_>) {
         let now = cx.jiffies();
         let min = Self::ato_min(cx);
@@ -121,16 +127,16 @@ impl Tcb {
         } else {
             let gap = now.saturating_sub(self.ack.lrcvtime);
             let ato = u64::from(self.ack.ato);
-            let rto = self.rto_jiffies(cx);
             if gap <= min / 2 {
                 self.store_ato(cx, (ato >> 1) + min / 2);
             } else if gap < ato {
+                let rto = self.rto_jiffies(cx);
                 let mut new = ((ato >> 1) + gap).min(rto);
                 if cx.shared.profile.ato_cap == AtoCap::DelackMax {
                     new = new.min(Self::delack_most(cx.shared));
                 }
                 self.store_ato(cx, new);
-            } else if gap > rto {
+            } else if gap > self.rto_jiffies(cx) {
                 // The sender paused for longer than its own timer: it starts anew.
                 self.incr_quickack(MAX_QUICKACKS);
             }
@@ -143,12 +149,12 @@ impl Tcb {
         u64::from(shared.tick.hz()) / 5
     }
 
-    /// The longest delay of an ACK, jiffies.
-    fn delack_cap(&self, shared: &Shared) -> u64 {
+    /// The longest delay of an ACK, jiffies. It never changes.
+    pub(crate) fn delack_cap(shared: &Shared, rto_min_us: u64) -> u64 {
         let most = Self::delack_most(shared);
         match shared.profile.delack_max {
             DelackMax::Fixed => most,
-            DelackMax::BelowRtoMin => most.min(shared.tick.from_micros(self.snd.rto_min_us).max(2) - 1),
+            DelackMax::BelowRtoMin => most.min(shared.tick.from_micros(rto_min_us).max(2) - 1),
         }
     }
 
@@ -156,7 +162,7 @@ impl Tcb {
     pub(crate) fn shown_ato(&self, shared: &Shared) -> u32 {
         match shared.profile.delack_max {
             DelackMax::Fixed => self.ack.ato,
-            DelackMax::BelowRtoMin => self.ack.ato.min(self.delack_cap(shared) as u32),
+            DelackMax::BelowRtoMin => self.ack.ato.min(self.ack.delay_cap as u32),
         }
     }
 
@@ -166,9 +172,11 @@ impl Tcb {
             return;
         }
         let unacked = self.rcv_nxt.0.wrapping_sub(self.win.rcv_wup.0);
+        // Choosing twice without anything in between is choosing once: the ACK takes what was chosen here.
+        let mut chosen = None;
         let now = if unacked > self.rcv_mss
             && ((self.rcv_nxt.since(self.copied_seq)) < self.rcvlowat
-                || self.raw_window(cx).window >= self.win.rcv_wnd)
+                || chosen.insert(self.raw_window(cx)).window >= self.win.rcv_wnd)
         {
             Some(AckNow::MoreThanOneMss)
         } else if self.in_quickack(cx) {
@@ -185,7 +193,7 @@ impl Tcb {
             if defer {
                 self.ack.flags |= AckFlags::DEFERRED;
             } else {
-                self.send_ack(cx, why);
+                self.send_chosen(cx, why, chosen);
             }
             return;
         }
@@ -216,7 +224,7 @@ impl Tcb {
             }
         };
         let held = self.ack.compressed;
-        self.decide(cx, || Decision::AckCompressed { held, until });
+        self.decide(cx, move || Decision::AckCompressed { held, until });
     }
 
     fn compression_delay(&self, cx: &Cx<'_>) -> Duration {
@@ -263,7 +271,7 @@ impl Tcb {
             }
             ato = ato.min(most);
         }
-        ato = ato.min(self.delack_cap(cx.shared));
+        ato = ato.min(self.ack.delay_cap);
         let mut timeout = now + ato;
         if self.ack.flags.contains(AckFlags::TIMER) {
             if self.ack.timeout <= now + (ato >> 2) {
@@ -281,7 +289,7 @@ impl Tcb {
         self.ack.timeout = timeout;
         self.set_timer(Timer::DelayedAck, Some(until));
         let ato = self.ack.ato;
-        self.decide(cx, || Decision::AckDelayed { until, ato });
+        self.decide(cx, move || Decision::AckDelayed { until, ato });
     }
 
     /// The delayed-ACK timer fired.
@@ -320,10 +328,14 @@ impl Tcb {
 
     /// Sends an ACK now.
     pub(crate) fn send_ack(&mut self, cx: &mut Cx<'_>, why: AckNow) {
+        self.send_chosen(cx, why, None);
+    }
+
+    #[inline(always)]
+    fn send_chosen(&mut self, cx: &mut Cx<'_>, why: AckNow, chosen: Option<RawChoice>) {
         let ack = self.rcv_nxt;
-        self.decide(cx, || Decision::AckNow { why, ack });
-        let seq = self.acceptable_seq();
-        self.transmit(cx, seq, TcpFlags::ACK, &[]);
+        self.decide(cx, move || Decision::AckNow { why, ack });
+        self.transmit_ack(cx, chosen);
     }
 
     /// An ACK for something unacceptable, with D-SACK if it was old data (`tcp_send_dupack`).
@@ -360,7 +372,7 @@ impl Tcb {
             && now.saturating_sub(last) < limit
         {
             cx.count(counter);
-            self.decide(cx, || Decision::AckSkipped { counter: counter.name() });
+            self.decide(cx, move || Decision::AckSkipped { counter: counter.name() });
             return true;
         }
         self.last_oow_ack = Some(now);
@@ -393,10 +405,11 @@ impl Tcb {
         if copied > 0 && !self.rcv_shutdown {
             let current = self.receive_window();
             if 2 * u64::from(current) <= u64::from(self.win.window_clamp) {
-                let new = self.raw_window(cx).window;
+                let choice = self.raw_window(cx);
+                let new = choice.window;
                 if new > 0 && u64::from(new) >= 2 * u64::from(current) {
                     self.clock = cx.now;
-                    self.send_ack(cx, AckNow::WindowUpdate);
+                    self.send_chosen(cx, AckNow::WindowUpdate, Some(choice));
                 }
             }
         }
@@ -404,6 +417,7 @@ impl Tcb {
 
     /// `__tcp_select_window`. Choosing has side effects even when nothing is sent: with little space, quick-ACK mode
     /// ends and, under pressure, rcv_ssthresh is cut.
+    #[inline(always)]
     pub(crate) fn raw_window(&mut self, cx: &mut Cx<'_>) -> RawChoice {
         if let Some(steering) = self.steering {
             let window = steering.window(self.received());
@@ -431,7 +445,9 @@ impl Tcb {
     }
 
     /// Chooses and commits the window of a departing segment (`tcp_select_window`). Returns the field.
-    pub(crate) fn commit_window(&mut self, cx: &mut Cx<'_>) -> u16 {
+    /// `chosen` is what [`Tcb::raw_window`] said just now, if it was asked.
+    #[inline(always)]
+    pub(crate) fn commit_window(&mut self, cx: &mut Cx<'_>, chosen: Option<RawChoice>) -> u16 {
         let old_window = self.receive_window();
         let old_rcv_wnd = self.win.rcv_wnd;
         let out_of_memory = self.ack.flags.contains(AckFlags::NOMEM)
@@ -443,10 +459,10 @@ impl Tcb {
                 window::Offer { rcv_wnd: 0, field: 0, edge_kept: false },
             )
         } else if self.steering.is_some() {
-            let raw = self.raw_window(cx);
+            let raw = chosen.unwrap_or_else(|| self.raw_window(cx));
             (raw, window::steered(raw.window, self.win.rcv_wscale))
         } else {
-            let raw = self.raw_window(cx);
+            let raw = chosen.unwrap_or_else(|| self.raw_window(cx));
             let workaround = cx.shared.sysctl.tcp_workaround_signed_windows;
             (raw, window::offer(raw.window, old_window, self.win.rcv_wscale, shrink, workaround))
         };
@@ -495,12 +511,13 @@ impl Tcb {
                 field: offer.field,
                 edge_moved,
             };
-            self.decide(cx, || Decision::Window(choice));
+            self.decide(cx, move || Decision::Window(choice));
         }
         offer.field
     }
 
     /// A segment with the ACK flag left: nothing is owed any more.
+    #[inline(always)]
     pub(crate) fn on_ack_sent(&mut self, cx: &mut Cx<'_>) {
         if self.ack.compressed > 0 {
             let saved = u64::from(core::mem::take(&mut self.ack.compressed));

@@ -35,7 +35,7 @@ impl Tcb {
             self.rcvq.space = copied32;
             let (sk_rcvbuf, window_clamp, rcv_rtt_us) =
                 (self.mem.sk_rcvbuf, self.win.window_clamp, rtt_us8 >> 3);
-            self.decide(cx, || Decision::Autotuned {
+            self.decide(cx, move || Decision::Autotuned {
                 copied,
                 space,
                 sk_rcvbuf_before: before,

@@ -69,6 +69,7 @@ impl Tcb {
     }
 
     /// Looks at one arriving segment's size, and at what it costs per byte.
+    #[inline(always)]
     pub(crate) fn measure_rcv_mss(&mut self, cx: &mut Cx<'_>, skb: &Seen, seg: &TcpSegment) {
         let previous = core::mem::take(&mut self.last_seg_size);
         let size = if skb.gso_size > 0 { u32::from(skb.gso_size) } else { skb.len };
@@ -103,10 +104,11 @@ impl Tcb {
         self.note_rcv_mss(cx, before);
     }
 
+    #[inline(always)]
     fn note_rcv_mss(&self, cx: &mut Cx<'_>, before: u32) {
         let after = self.rcv_mss;
         if before != after {
-            self.decide(cx, || Decision::RcvMss { before, after });
+            self.decide(cx, move || Decision::RcvMss { before, after });
         }
     }
 
@@ -129,7 +131,7 @@ impl Tcb {
         }
         let (len, truesize) = (skb.len, skb.truesize);
         let (window_clamp, rcv_ssthresh) = (self.win.window_clamp, self.win.rcv_ssthresh);
-        self.decide(cx, || Decision::ScalingRatio {
+        self.decide(cx, move || Decision::ScalingRatio {
             before,
             after,
             len,
@@ -140,6 +142,7 @@ impl Tcb {
     }
 
     /// Everything that in-order data sets in motion besides being queued (`tcp_event_data_recv`).
+    #[inline(always)]
     pub(crate) fn on_data(&mut self, cx: &mut Cx<'_>, skb: &Seen, seg: &TcpSegment) {
         self.ack.flags |= AckFlags::SCHED;
         self.measure_rcv_mss(cx, skb, seg);
@@ -152,14 +155,16 @@ impl Tcb {
     }
 
     /// rcv_ssthresh grows with well-packed segments (`tcp_grow_window`).
+    #[inline(always)]
     pub(crate) fn grow_ssthresh(&mut self, cx: &mut Cx<'_>, skb: &Seen, which: Truesize) {
         let before = self.win.rcv_ssthresh;
         let room = (self.win.window_clamp as i32).min(self.free_space(cx)).wrapping_sub(before as i32);
         let growth = self.grow_step(cx, skb, which, room);
         let (after, window_clamp) = (self.win.rcv_ssthresh, self.win.window_clamp);
-        self.decide(cx, || Decision::Ssthresh { growth, before, after, room, window_clamp });
+        self.decide(cx, move || Decision::Ssthresh { growth, before, after, room, window_clamp });
     }
 
+    #[inline(always)]
     fn grow_step(&mut self, cx: &mut Cx<'_>, skb: &Seen, which: Truesize, room: i32) -> Growth {
         if room <= 0 {
             return Growth::NoRoom;
@@ -204,6 +209,7 @@ impl Tcb {
     }
 
     /// A round trip is at least the time a full window takes to arrive.
+    #[inline(always)]
     fn measure_rtt_by_window(&mut self, cx: &Cx<'_>) {
         if let Some(since) = self.rtt.since {
             if self.rcv_nxt.before(self.rtt.seq) {
@@ -217,6 +223,7 @@ impl Tcb {
     }
 
     /// A round trip by the timestamp that the peer echoes.
+    #[inline(always)]
     pub(crate) fn measure_rtt_by_timestamp(&mut self, cx: &Cx<'_>, seg: &TcpSegment) {
         let Some(ts) = seg.options.timestamps.filter(|_| self.opts.timestamps) else { return };
         if ts.tsecr == self.rtt.last_tsecr {

@@ -3,6 +3,10 @@
 //! Answers to (Linux 6.1 and 6.18): `tcp_rcv_established`, `tcp_validate_incoming`, `tcp_sequence`,
 //! `tcp_rcv_state_process`, `tcp_fast_path_check`. RFC 9293 §3.10.7.4, RFC 7323 §5 (PAWS), RFC 5961 §3–5.
 
+use core::ops::Range;
+
+use bytes::Bytes;
+
 use super::{Cx, State, Tcb, send::AckVerdict};
 use crate::{
     counters::Counter,
@@ -11,7 +15,7 @@ use crate::{
     profile::{Acceptance, FutureAck, PawsOldAck, PredictedAck},
     skb::Skb,
     units::Seq,
-    wire::{TcpFlags, TcpSegment},
+    wire::{TcpFlags, TcpSegment, share},
 };
 
 /// The header a well-behaved next segment will have.
@@ -26,15 +30,17 @@ const PAWS_24_DAYS: u64 = 24 * 24 * 3600;
 
 impl Tcb {
     /// The buffer that the driver model makes of a segment.
-    pub(crate) fn build_skb(cx: &mut Cx<'_>, seg: &TcpSegment, payload: bytes::Bytes) -> Skb {
+    #[inline(always)]
+    fn build_skb(cx: &mut Cx<'_>, seg: &TcpSegment, frame: &Bytes, payload: Range<usize>) -> Skb {
         let shape = FrameShape {
             frame: seg.frame_len,
             headers: seg.headers_len,
             payload: seg.payload_len(),
             vnet_hdr_len: u32::from(seg.meta.hdr_len),
         };
-        let layout = cx.shared.layout(&shape);
-        Skb::new(seg.seq, seg.flags, payload, &layout, (seg.gso_size, seg.gso_segs))
+        let layout = cx.shared.layout(shape);
+        let payload = share(frame, payload.start, payload.end).unwrap_or_default();
+        Skb::new(seg.seq, seg.flags, payload, layout, (seg.gso_size, seg.gso_segs))
     }
 
     /// A segment with a wrong checksum, long enough that only the socket found out. In ESTAB it counts as dropped there.
@@ -52,8 +58,14 @@ impl Tcb {
         }
     }
 
-    /// A segment for this connection. Its payload is taken.
-    pub(crate) fn on_segment(&mut self, cx: &mut Cx<'_>, seg: &mut TcpSegment) {
+    /// A segment for this connection, whose payload is in that range of `frame`.
+    pub(crate) fn on_segment(
+        &mut self,
+        cx: &mut Cx<'_>,
+        seg: &TcpSegment,
+        frame: &Bytes,
+        payload: Range<usize>,
+    ) {
         if self.state == State::TimeWait {
             // In Linux the application's socket is closed by now, and what comes is another's affair.
             self.rcv_time_wait(cx, seg);
@@ -63,20 +75,27 @@ impl Tcb {
         if seg.payload_len() > 0 {
             self.stats.data_segs_in = self.stats.data_segs_in.wrapping_add(u32::from(seg.gso_segs.max(1)));
         }
-        let payload = core::mem::take(&mut seg.payload);
-        let skb = &mut Self::build_skb(cx, seg, payload);
+        let mut skb = Self::build_skb(cx, seg, frame, payload);
         if self.owned {
-            self.add_backlog(cx, skb, seg);
-            return;
+            self.add_backlog(cx, &mut skb, seg);
+        } else {
+            self.process(cx, &mut skb, seg);
         }
-        self.process(cx, skb, seg);
+        if skb.is_bare() {
+            // The usual end, and then there is nothing to take apart.
+            core::mem::forget(skb);
+        }
     }
 
     /// A segment from the wire or from the backlog.
+    #[inline(always)]
     pub(crate) fn process(&mut self, cx: &mut Cx<'_>, skb: &mut Skb, seg: &TcpSegment) {
         self.clock = cx.now;
+        if self.state == State::Established {
+            self.rcv_established(cx, skb, seg);
+            return;
+        }
         match self.state {
-            State::Established => self.rcv_established(cx, skb, seg),
             State::SynSent => self.rcv_syn_sent(cx, seg),
             State::TimeWait => self.rcv_time_wait(cx, seg),
             State::Closed => {}
@@ -84,13 +103,16 @@ impl Tcb {
         }
     }
 
+    #[inline(always)]
     fn note_arrival(&self, cx: &mut Cx<'_>, skb: &Skb, predicted: bool) {
         let (seq, len, truesize, gso_size) = (skb.seq, skb.len, skb.truesize, skb.gso_size);
-        self.decide(cx, || Decision::Arrived { seq, len, truesize, gso_size, predicted });
+        self.decide(cx, move || Decision::Arrived { seq, len, truesize, gso_size, predicted });
     }
 
     /// `tcp_rcv_established`: the predicted header takes the short way.
+    #[inline(always)]
     fn rcv_established(&mut self, cx: &mut Cx<'_>, skb: &mut Skb, seg: &TcpSegment) {
+        let mut known = false;
         if self.predicted(cx, seg) {
             if seg.payload_len() == 0 {
                 self.note_arrival(cx, skb, true);
@@ -105,25 +127,30 @@ impl Tcb {
                 && skb.end_seq.after(self.rcv_nxt + self.receive_window());
             if !beyond {
                 if skb.truesize <= self.mem.sk_forward_alloc {
-                    self.take_predicted(cx, skb, seg);
-                } else {
-                    // Memory must be asked for, but the header is known to be acceptable.
-                    self.note_arrival(cx, skb, false);
-                    self.after_validation(cx, skb, seg);
+                    if self.take_predicted(cx, skb, seg) {
+                        self.ack_check(cx, false);
+                    }
+                    self.signal_readable(cx);
+                    return;
                 }
-                return;
+                // Memory must be asked for, but the header is known to be acceptable.
+                known = true;
             }
         }
         self.note_arrival(cx, skb, false);
-        if !seg.flags.intersects(TcpFlags::ACK | TcpFlags::RST | TcpFlags::SYN) {
-            self.drop_skb(cx, skb, DropReason::NoAckFlag);
-            return;
+        if !known {
+            if !seg.flags.intersects(TcpFlags::ACK | TcpFlags::RST | TcpFlags::SYN) {
+                self.drop_skb(cx, skb, DropReason::NoAckFlag);
+                return;
+            }
+            if !self.validate(cx, skb, seg) {
+                return;
+            }
         }
-        if self.validate(cx, skb, seg) {
-            self.after_validation(cx, skb, seg);
-        }
+        self.after_validation(cx, skb, seg);
     }
 
+    #[inline(always)]
     fn predicted(&self, cx: &Cx<'_>, seg: &TcpSegment) -> bool {
         let Some(p) = self.pred else { return false };
         let old_ack = cx.shared.profile.predicted_ack == PredictedAck::NotBeyond;
@@ -147,28 +174,26 @@ impl Tcb {
         }
     }
 
-    fn take_predicted(&mut self, cx: &mut Cx<'_>, skb: &mut Skb, seg: &TcpSegment) {
+    /// True if there may be something to acknowledge.
+    #[inline(always)]
+    fn take_predicted(&mut self, cx: &mut Cx<'_>, skb: &mut Skb, seg: &TcpSegment) -> bool {
         self.note_arrival(cx, skb, true);
         self.store_ts_if_current(cx, seg);
         self.measure_rtt_by_timestamp(cx, seg);
         cx.count(Counter::TcpExtTCPHPHits);
         let seen = self.queue_rcv(cx, skb);
         self.on_data(cx, &seen, seg);
-        if seg.ack != self.snd.snd_una {
-            let verdict = self.on_ack(cx, seg, true);
-            self.challenge_ack(cx, verdict);
-            self.push_pending(cx);
-            if !self.ack.flags.contains(super::AckFlags::SCHED) {
-                self.signal_readable(cx);
-                return;
-            }
-        } else {
+        if seg.ack == self.snd.snd_una {
             self.snd.snd_wl1 = seg.seq;
+            return true;
         }
-        self.ack_check(cx, false);
-        self.signal_readable(cx);
+        let verdict = self.on_ack(cx, seg, true);
+        self.challenge_ack(cx, verdict);
+        self.push_pending(cx);
+        self.ack.flags.contains(super::AckFlags::SCHED)
     }
 
+    #[inline(always)]
     fn after_validation(&mut self, cx: &mut Cx<'_>, skb: &mut Skb, seg: &TcpSegment) {
         match self.on_ack(cx, seg, false) {
             AckVerdict::New | AckVerdict::Old => {}
@@ -188,24 +213,28 @@ impl Tcb {
     }
 
     /// Header prediction comes back when nothing unusual is pending (`tcp_fast_path_check`).
+    #[inline(always)]
     pub(crate) fn fast_path_check(&mut self) {
         if self.ofo.is_empty() && self.win.rcv_wnd > 0 && self.mem.sk_rmem_alloc < self.mem.sk_rcvbuf {
             self.fast_path_on();
         }
     }
 
+    #[inline(always)]
     pub(crate) fn fast_path_on(&mut self) {
         let window = (self.snd.snd_wnd >> self.opts.snd_wscale) as u16;
         self.pred = Some(Prediction { header_len: self.opts.header_len, window });
     }
 
     /// The peer's timestamp is remembered if the segment starts at or before what was acknowledged (RFC 7323 §4.3).
+    #[inline(always)]
     fn store_ts_if_current(&mut self, cx: &Cx<'_>, seg: &TcpSegment) {
         if self.rcv_nxt == self.win.rcv_wup {
             self.store_ts_recent(cx, seg);
         }
     }
 
+    #[inline(always)]
     pub(crate) fn store_ts_recent(&mut self, cx: &Cx<'_>, seg: &TcpSegment) {
         if let Some(ts) = seg.options.timestamps.filter(|_| self.opts.timestamps) {
             self.opts.ts_recent = ts.tsval;
@@ -214,6 +243,7 @@ impl Tcb {
     }
 
     /// The slow path's rule: only a segment that is not ahead of the last ACK, and not older, moves ts_recent.
+    #[inline(always)]
     pub(crate) fn replace_ts_recent(&mut self, cx: &Cx<'_>, seg: &TcpSegment) {
         let Some(ts) = seg.options.timestamps else { return };
         if !seg.seq.after(self.win.rcv_wup) && self.paws_ok(cx, ts.tsval, 0) {
@@ -461,7 +491,7 @@ impl Tcb {
         if seg.payload_len() > 0 {
             self.stats.data_segs_in = u32::from(seg.gso_segs.max(1));
         }
-        let skb = &mut Self::build_skb(cx, seg, seg.payload.clone());
+        let skb = &mut Self::build_skb(cx, seg, &seg.payload, 0..seg.payload.len());
         if skb.seq == skb.end_seq {
             return;
         }

@@ -50,13 +50,13 @@ use crate::{
     counters::{Counter, Counters},
     decision::{Decision, DropReason},
     mem::{GlobalMem, MemCtx, SockMem},
-    profile::SpaceRule,
+    profile::{SpaceModel, SpaceRule},
     skb::Skb,
     stack::Shared,
     time::Instant,
     units::Seq,
     window,
-    wire::TcpSegment,
+    wire::{AckForm, TcpSegment},
 };
 
 /// The state of a connection, named as `ss` prints it.
@@ -100,6 +100,7 @@ pub(crate) struct Cx<'a> {
 }
 
 impl Cx<'_> {
+    #[inline(always)]
     pub(crate) fn mem(&mut self) -> MemCtx<'_> {
         let s = &mut *self.shared;
         MemCtx {
@@ -116,6 +117,7 @@ impl Cx<'_> {
     }
 
     /// This instant in jiffies (`tcp_jiffies32`).
+    #[inline]
     pub(crate) fn jiffies(&self) -> u64 {
         self.shared.jiffies(self.now)
     }
@@ -200,6 +202,8 @@ pub(crate) struct Tcb {
     pub(crate) state: State,
     pub(crate) local: SocketAddr,
     pub(crate) remote: SocketAddr,
+    /// What its ACKs have in common.
+    pub(crate) ack_form: Option<AckForm>,
     pub(crate) mem: SockMem,
     pub(crate) opts: Negotiated,
     pub(crate) pred: Option<Prediction>,
@@ -270,10 +274,12 @@ pub(crate) struct Stats {
 }
 
 impl Tcb {
+    #[inline(always)]
     pub(crate) fn timer(&self, t: Timer) -> Option<Instant> {
         self.timers.get(t as usize).copied().flatten()
     }
 
+    #[inline(always)]
     pub(crate) fn set_timer(&mut self, t: Timer, at: Option<Instant>) {
         if let Some(slot) = self.timers.get_mut(t as usize)
             && *slot != at
@@ -288,7 +294,20 @@ impl Tcb {
         self.timers_moved = true;
     }
 
+    /// When it wants to be called from now on, if that is not what the stack's timer queue holds.
+    #[inline(always)]
+    pub(crate) fn reschedule(&mut self) -> Option<Option<Instant>> {
+        self.timers_moved = false;
+        let next = self.next_timer();
+        if self.scheduled == next {
+            return None;
+        }
+        self.scheduled = next;
+        Some(next)
+    }
+
     /// The earliest of its timers.
+    #[inline(always)]
     pub(crate) fn next_timer(&self) -> Option<Instant> {
         let [a, b, c, d] = self.timers.map(|at| at.unwrap_or(Instant::FAR_FUTURE));
         let first = a.min(b).min(c.min(d));
@@ -297,12 +316,15 @@ impl Tcb {
     }
 
     /// Reports a decision; the closure runs only while somebody listens.
+    #[inline(always)]
     pub(crate) fn decide(&self, cx: &mut Cx<'_>, f: impl FnOnce() -> Decision) {
-        cx.shared.log.push(cx.now, Some(self.id), f);
+        if cx.shared.log.listening() {
+            cx.shared.log.push(cx.now, Some(self.id), f);
+        }
     }
 
     pub(crate) fn note_drop(&mut self, cx: &mut Cx<'_>, reason: DropReason, seq: Seq, len: u32) {
-        self.decide(cx, || Decision::Dropped { reason, seq, len });
+        self.decide(cx, move || Decision::Dropped { reason, seq, len });
     }
 
     /// A received segment is thrown away: the socket's drop count grows by the segments it stands for.
@@ -322,6 +344,7 @@ impl Tcb {
     }
 
     /// How memory becomes window for this socket right now.
+    #[inline(always)]
     pub(crate) fn space_rule(&self, cx: &Cx<'_>) -> SpaceRule {
         window::space_rule(
             cx.shared.profile.space,
@@ -331,35 +354,45 @@ impl Tcb {
     }
 
     /// `tcp_win_from_space`.
+    #[inline(always)]
     pub(crate) fn window_from_space(&self, cx: &Cx<'_>, space: i32) -> i32 {
-        self.space_rule(cx).window_from_space(space)
+        match cx.shared.profile.space {
+            SpaceModel::ScalingRatio => {
+                SpaceRule::ScalingRatio(self.win.scaling_ratio).window_from_space(space)
+            }
+            SpaceModel::AdvWinScale => self.space_rule(cx).window_from_space(space),
+        }
     }
 
     /// `tcp_space`: may be negative.
+    #[inline(always)]
     pub(crate) fn free_space(&self, cx: &Cx<'_>) -> i32 {
         self.window_from_space(cx, self.mem.unused())
     }
 
     /// `tcp_full_space`.
+    #[inline(always)]
     pub(crate) fn full_space(&self, cx: &Cx<'_>) -> i32 {
         self.window_from_space(cx, self.mem.sk_rcvbuf)
     }
 
     /// `tcp_receive_window`: what the peer may still send.
+    #[inline(always)]
     pub(crate) fn receive_window(&self) -> u32 {
         let edge = self.win.rcv_wup + self.win.rcv_wnd;
         edge.since(self.rcv_nxt).max(0).unsigned_abs()
     }
 
     /// `tcp_max_receive_window`: the same against the furthest edge ever offered.
+    #[inline(always)]
     pub(crate) fn furthest_window(&self) -> u32 {
         self.win.furthest_edge.since(self.rcv_nxt).max(0).unsigned_abs()
     }
 
     /// `tcp_under_memory_pressure`.
-    pub(crate) fn under_pressure(&self, cx: &mut Cx<'_>) -> bool {
-        let now = cx.mem();
-        self.mem.under_pressure(&now)
+    #[inline(always)]
+    pub(crate) fn under_pressure(&self, cx: &Cx<'_>) -> bool {
+        cx.shared.mem.presses(self.mem.group, cx.now)
     }
 
     /// Unread bytes that the reader could take now.
@@ -379,6 +412,7 @@ impl Tcb {
     }
 
     /// Moves rcv_nxt to `seq` (`tcp_rcv_nxt_update`).
+    #[inline(always)]
     pub(crate) fn advance_rcv_nxt(&mut self, seq: Seq) {
         let delta = seq.since(self.rcv_nxt).max(0).unsigned_abs();
         self.stats.bytes_received += u64::from(delta);

@@ -22,6 +22,7 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
+    #[inline(always)]
     pub(crate) fn of(skb: &Skb) -> Self {
         Wanted { truesize: skb.truesize, len: skb.len, seq: skb.seq }
     }
@@ -29,6 +30,7 @@ impl Wanted {
 
 impl Tcb {
     /// Makes room for one segment, or fails (`tcp_try_rmem_schedule`).
+    #[inline(always)]
     pub(crate) fn try_rmem_schedule(&mut self, cx: &mut Cx<'_>, want: Wanted) -> bool {
         if self.admits(cx, want) && self.schedule(cx, want.truesize) {
             return true;
@@ -45,6 +47,7 @@ impl Tcb {
     }
 
     /// Is what is charged within the buffer? Equality is.
+    #[inline(always)]
     fn admits(&self, cx: &Cx<'_>, want: Wanted) -> bool {
         let extra = match cx.shared.profile.admission {
             Admission::Charged => 0,
@@ -55,11 +58,12 @@ impl Tcb {
     }
 
     /// `sk_rmem_schedule`, with its refusal and a change of pressure reported.
+    #[inline(always)]
     pub(crate) fn schedule(&mut self, cx: &mut Cx<'_>, size: i32) -> bool {
         let verdict = self.mem.schedule(&mut cx.mem(), size);
         cx.shared.note_pressure(cx.now);
         if let Err(Refused { limit, pages, allocated }) = verdict {
-            self.decide(cx, || Decision::MemoryRefused { limit, pages, allocated });
+            self.decide(cx, move || Decision::MemoryRefused { limit, pages, allocated });
         }
         verdict.is_ok()
     }
@@ -73,7 +77,7 @@ impl Tcb {
         cx.count(Counter::TcpExtPruneCalled);
         self.stats.prunes = self.stats.prunes.wrapping_add(1);
         let (sk_rmem_alloc, sk_rcvbuf) = (self.mem.sk_rmem_alloc, self.mem.sk_rcvbuf);
-        self.decide(cx, || Decision::PruneCalled { sk_rmem_alloc, sk_rcvbuf, asked: want.truesize });
+        self.decide(cx, move || Decision::PruneCalled { sk_rmem_alloc, sk_rcvbuf, asked: want.truesize });
         let full = match entry {
             PruneEntry::AtLimit => sk_rmem_alloc >= sk_rcvbuf,
             PruneEntry::AboveLimit => sk_rmem_alloc > sk_rcvbuf,
@@ -99,12 +103,13 @@ impl Tcb {
         cx.count(Counter::TcpExtRcvPruned);
         self.pred = None;
         let (sk_rmem_alloc, sk_rcvbuf) = (self.mem.sk_rmem_alloc, self.mem.sk_rcvbuf);
-        self.decide(cx, || Decision::PruneFailed { sk_rmem_alloc, sk_rcvbuf });
+        self.decide(cx, move || Decision::PruneFailed { sk_rmem_alloc, sk_rcvbuf });
         false
     }
 
     /// The policy that never collapses slows the sender before memory is full: from seven eighths of sk_rcvbuf on, no
     /// more than two segments are offered beyond what has been promised.
+    #[inline(always)]
     pub(crate) fn slow_early(&mut self, cx: &mut Cx<'_>) {
         let (sk_rcvbuf, sk_rmem_alloc) = (self.mem.sk_rcvbuf, self.mem.sk_rmem_alloc);
         let before = self.win.rcv_ssthresh;
@@ -115,7 +120,7 @@ impl Tcb {
         let rcv_ssthresh = self.win.rcv_ssthresh;
         if rcv_ssthresh != before {
             self.stats.clamps = self.stats.clamps.wrapping_add(1);
-            self.decide(cx, || Decision::Clamped {
+            self.decide(cx, move || Decision::Clamped {
                 sk_rcvbuf_before: sk_rcvbuf,
                 sk_rcvbuf,
                 sk_rmem_alloc,
@@ -165,7 +170,7 @@ impl Tcb {
     ) {
         let (freed, made, copied, sk_rmem_alloc) =
             (work.freed, work.made, work.copied, self.mem.sk_rmem_alloc);
-        self.decide(cx, || Decision::Collapsed {
+        self.decide(cx, move || Decision::Collapsed {
             queue,
             outcome,
             freed,
@@ -197,7 +202,7 @@ impl Tcb {
         if sk_rcvbuf != before || rcv_ssthresh != ssthresh_before {
             self.stats.clamps = self.stats.clamps.wrapping_add(1);
         }
-        self.decide(cx, || Decision::Clamped {
+        self.decide(cx, move || Decision::Clamped {
             sk_rcvbuf_before: before,
             sk_rcvbuf,
             sk_rmem_alloc,
@@ -243,7 +248,7 @@ impl Tcb {
             }
         }
         let sk_rmem_alloc = self.mem.sk_rmem_alloc;
-        self.decide(cx, || Decision::OfoPruned { dropped, bytes, sk_rmem_alloc });
+        self.decide(cx, move || Decision::OfoPruned { dropped, bytes, sk_rmem_alloc });
         counts
     }
 }

@@ -15,6 +15,7 @@ use crate::{
 };
 
 /// Joins `from` onto `to` if policy and buffers allow, and charges the difference (`tcp_try_coalesce`).
+#[inline(always)]
 fn coalesce(
     cx: &mut Cx<'_>,
     mem: &mut SockMem,
@@ -35,31 +36,38 @@ fn coalesce(
             mem.charge(merge.delta);
             cx.count(Counter::TcpExtTCPRcvCoalesce);
             let (how, delta, len, total_len) = (merge.how, merge.delta, from.len, to.len);
-            cx.shared.log.push(cx.now, Some(id), || Decision::Coalesced {
-                queue,
-                how,
-                len,
-                delta,
-                total_len,
-            });
+            if cx.shared.log.listening() {
+                let joined = move || Decision::Coalesced { queue, how, len, delta, total_len };
+                cx.shared.log.push(cx.now, Some(id), joined);
+            }
             true
         }
         Err(why) => {
-            cx.shared.log.push(cx.now, Some(id), || Decision::NotCoalesced { queue, why });
+            if cx.shared.log.listening() {
+                cx.shared.log.push(cx.now, Some(id), move || Decision::NotCoalesced { queue, why });
+            }
             false
         }
     }
 }
 
 impl Tcb {
+    #[inline(always)]
     fn note_charge(&self, cx: &mut Cx<'_>, queue: QueueKind, truesize: i32) {
         let m = &self.mem;
         let (sk_rmem_alloc, sk_rcvbuf, sk_forward_alloc) = (m.sk_rmem_alloc, m.sk_rcvbuf, m.sk_forward_alloc);
-        self.decide(cx, || Decision::Charged { queue, truesize, sk_rmem_alloc, sk_rcvbuf, sk_forward_alloc });
+        self.decide(cx, move || Decision::Charged {
+            queue,
+            truesize,
+            sk_rmem_alloc,
+            sk_rcvbuf,
+            sk_forward_alloc,
+        });
     }
 
     /// `tcp_queue_rcv`: the segment joins the tail of the receive queue or is queued and charged. Returns what
     /// the estimators look at afterwards.
+    #[inline(always)]
     pub(crate) fn queue_rcv(&mut self, cx: &mut Cx<'_>, skb: &mut Skb) -> Seen {
         let seen = skb.seen();
         let end_seq = skb.end_seq;
@@ -91,6 +99,7 @@ impl Tcb {
     }
 
     /// A segment that passed validation and acknowledgment processing (`tcp_data_queue`).
+    #[inline(always)]
     pub(crate) fn data_queue(&mut self, cx: &mut Cx<'_>, skb: &mut Skb, seg: &TcpSegment) {
         if skb.seq == skb.end_seq {
             return;
@@ -132,6 +141,7 @@ impl Tcb {
     }
 
     /// Memory for an in-order segment. An empty queue always gets one in, or the connection could not move.
+    #[inline(always)]
     fn admit_in_order(&mut self, cx: &mut Cx<'_>, skb: &Skb) -> bool {
         let want = Wanted::of(skb);
         match cx.shared.profile.empty_queue {
@@ -153,7 +163,7 @@ impl Tcb {
         if may_force && (self.queue.is_empty() || let_in) {
             let truesize = skb.truesize;
             self.mem.schedule_forced(&mut cx.mem(), truesize);
-            self.decide(cx, || Decision::Forced { truesize });
+            self.decide(cx, move || Decision::Forced { truesize });
             return true;
         }
         cx.count(Counter::TcpExtTCPRcvQDrop);
@@ -161,6 +171,7 @@ impl Tcb {
         false
     }
 
+    #[inline(always)]
     fn take_in_order(&mut self, cx: &mut Cx<'_>, skb: &mut Skb, seg: &TcpSegment) {
         if !self.admit_in_order(cx, skb) {
             return;
@@ -420,7 +431,7 @@ impl Tcb {
                 self.mem.backlog_len = self.mem.backlog_len.wrapping_add(merge.delta);
                 cx.count(Counter::TcpExtTCPBacklogCoalesce);
                 let (how, delta, len, total_len) = (merge.how, merge.delta, skb.len, tail.len);
-                self.decide(cx, || Decision::Coalesced {
+                self.decide(cx, move || Decision::Coalesced {
                     queue: QueueKind::Backlog,
                     how,
                     len,
@@ -444,6 +455,7 @@ impl Tcb {
     }
 
     /// `tcp_data_ready`: wakes the reader when there is enough, or when waiting longer would be wrong.
+    #[inline(always)]
     pub(crate) fn signal_readable(&mut self, cx: &mut Cx<'_>) {
         let available = self.rcv_nxt.since(self.copied_seq);
         let charged = self.mem.sk_rmem_alloc;

@@ -91,7 +91,7 @@ impl Tcb {
             Some(index) => self.sack.bring_forward(index),
             None => self.sack.add(start, end),
         }
-        self.decide(cx, || Decision::Sack { start, end, duplicate: false });
+        self.decide(cx, move || Decision::Sack { start, end, duplicate: false });
     }
 
     /// `tcp_sack_remove`: blocks below rcv_nxt are no longer news.
@@ -116,7 +116,7 @@ impl Tcb {
         });
         self.sack.last_duplicate = SeqRange::new(start, end);
         self.sack.duplicate = Some(self.sack.last_duplicate);
-        self.decide(cx, || Decision::Sack { start, end, duplicate: true });
+        self.decide(cx, move || Decision::Sack { start, end, duplicate: true });
     }
 
     /// `tcp_rcv_spurious_retrans`: the same old data once more may mean that our ACKs do not get through, and that another

@@ -14,6 +14,7 @@ use crate::{
     nic,
     time::{Duration, Instant},
     units::Seq,
+    window::RawChoice,
     wire::{OutOptions, SegmentOut, TcpFlags, TcpSegment, Timestamps},
 };
 
@@ -196,6 +197,7 @@ impl Tcb {
     }
 
     /// Sequence number for a segment without data: the next one, or the window's end if the peer took it back.
+    #[inline(always)]
     pub(crate) fn acceptable_seq(&self) -> Seq {
         let end = self.snd.window_end();
         let slack = self.snd.snd_nxt.since(end);
@@ -288,6 +290,7 @@ impl Tcb {
     }
 
     /// Sends what the peer's window, Nagle and slow start allow.
+    #[inline(always)]
     pub(crate) fn push_pending(&mut self, cx: &mut Cx<'_>) {
         while let Some(next) = self.snd.queue.get(self.snd.unsent) {
             let (end, len, fin) = (next.end(), next.payload.len() as u32, next.fin);
@@ -347,12 +350,50 @@ impl Tcb {
         cx.count(Counter::TcpOutSegs);
     }
 
+    /// Sends an ACK and nothing else, with the window that was `chosen` just now, if one was.
+    #[inline(always)]
+    pub(crate) fn transmit_ack(&mut self, cx: &mut Cx<'_>, chosen: Option<RawChoice>) {
+        let seq = self.acceptable_seq();
+        let id = cx.shared.log.begin_tx();
+        let window = self.commit_window(cx, chosen);
+        match &self.ack_form {
+            Some(form) if self.sack.blocks.is_empty() && self.sack.duplicate.is_none() => {
+                let (now, dst) = (cx.now, self.remote.ip());
+                let iface = &mut cx.shared.iface;
+                if self.opts.timestamps {
+                    let tsval = (now.as_millis() as u32).wrapping_add(self.opts.ts_offset);
+                    let ts = Timestamps { tsval, tsecr: self.opts.ts_recent };
+                    iface.send_words(now, dst, &form.stamped(seq, self.rcv_nxt, window, ts), id);
+                } else {
+                    iface.send_words(now, dst, &form.plain(seq, self.rcv_nxt, window), id);
+                }
+            }
+            _ => self.build(cx, id, seq, TcpFlags::ACK, window, &[]),
+        }
+        self.sent(cx, true);
+        cx.count(Counter::TcpOutSegs);
+    }
+
     /// Builds one segment with the window of this moment and hands it to the interface (`__tcp_transmit_skb`).
     fn put_on_wire(&mut self, cx: &mut Cx<'_>, seq: Seq, flags: TcpFlags, payload: &[Bytes]) {
         let id = cx.shared.log.begin_tx();
-        let syn = flags.contains(TcpFlags::SYN);
-        let window =
-            if syn { self.win.rcv_wnd.min(crate::window::MAX_FIELD) as u16 } else { self.commit_window(cx) };
+        let window = if flags.contains(TcpFlags::SYN) {
+            self.win.rcv_wnd.min(crate::window::MAX_FIELD) as u16
+        } else {
+            self.commit_window(cx, None)
+        };
+        self.build(cx, id, seq, flags, window, payload);
+        self.sent(cx, flags.contains(TcpFlags::ACK));
+        if payload.iter().any(|piece| !piece.is_empty()) {
+            // Data that answers data within the ATO: the application talks back and forth.
+            let gap = cx.jiffies().saturating_sub(self.ack.lrcvtime);
+            if gap < u64::from(self.ack.ato) {
+                self.ack.pingpong = self.ack.pingpong.saturating_add(1);
+            }
+        }
+    }
+
+    fn build(&mut self, cx: &mut Cx<'_>, id: u64, seq: Seq, flags: TcpFlags, window: u16, payload: &[Bytes]) {
         let mut out = SegmentOut::new(self.local, self.remote);
         out.seq = seq;
         out.flags = flags;
@@ -361,25 +402,23 @@ impl Tcb {
         if flags.contains(TcpFlags::ACK) {
             out.ack = self.rcv_nxt;
         }
+        let syn = flags.contains(TcpFlags::SYN);
         out.options = if syn { self.syn_options(cx) } else { self.options(cx) };
-        let len: usize = payload.iter().map(Bytes::len).sum();
         if !out.options.sack.is_empty() {
             self.sack.duplicate = None;
         }
         cx.shared.emit(cx.now, &out, id);
+    }
+
+    /// A segment left, one with the ACK flag if `ack`.
+    #[inline]
+    fn sent(&mut self, cx: &mut Cx<'_>, ack: bool) {
         cx.shared.log.end_tx();
         if self.state != State::TimeWait {
             self.stats.segs_out = self.stats.segs_out.wrapping_add(1);
         }
-        if flags.contains(TcpFlags::ACK) {
+        if ack {
             self.on_ack_sent(cx);
-        }
-        if len > 0 {
-            // Data that answers data within the ATO: the application talks back and forth.
-            let gap = cx.jiffies().saturating_sub(self.ack.lrcvtime);
-            if gap < u64::from(self.ack.ato) {
-                self.ack.pingpong = self.ack.pingpong.saturating_add(1);
-            }
         }
     }
 
@@ -408,6 +447,7 @@ impl Tcb {
     }
 
     /// What a segment acknowledges, and the window it offers us (`tcp_ack`).
+    #[inline(always)]
     pub(crate) fn on_ack(&mut self, cx: &mut Cx<'_>, seg: &TcpSegment, pure: bool) -> AckVerdict {
         if !seg.flags.contains(TcpFlags::ACK) {
             return AckVerdict::New;
@@ -445,6 +485,7 @@ impl Tcb {
     }
 
     /// True if the window is another one now.
+    #[inline(always)]
     fn update_peer_window(&mut self, cx: &Cx<'_>, seg: &TcpSegment) -> bool {
         let scale = if seg.flags.contains(TcpFlags::SYN) { 0 } else { self.opts.snd_wscale };
         let window = u32::from(seg.window) << scale;
@@ -541,7 +582,7 @@ impl Tcb {
         let backoff = self.snd.backoff;
         if let Some(s) = self.snd.queue.front() {
             let (seq, len) = (s.seq, s.payload.len() as u32);
-            self.decide(cx, || Decision::Retransmitted { seq, len, backoff });
+            self.decide(cx, move || Decision::Retransmitted { seq, len, backoff });
         }
         cx.count(Counter::TcpRetransSegs);
         self.stats.total_retrans = self.stats.total_retrans.wrapping_add(1);
@@ -549,6 +590,7 @@ impl Tcb {
     }
 
     /// Arms the retransmission or probe timer if something waits for the peer.
+    #[inline(always)]
     pub(crate) fn rearm(&mut self, cx: &Cx<'_>) {
         let waits = self.state == State::SynSent || !self.snd.queue.is_empty();
         if !waits || matches!(self.state, State::Closed | State::TimeWait) {

@@ -21,7 +21,7 @@ use crate::{
     time::{Duration, Instant},
     units::Seq,
     window::{self, InitialChoice, InitialInputs},
-    wire::{TcpFlags, TcpSegment},
+    wire::{AckForm, TcpFlags, TcpSegment},
 };
 
 /// The ratio before anything was measured: half of memory is payload.
@@ -95,6 +95,7 @@ impl Tcb {
             state,
             local,
             remote,
+            ack_form: AckForm::new(local, remote),
             mem,
             opts: Negotiated {
                 sack: false,
@@ -169,6 +170,7 @@ impl Tcb {
         seg: &TcpSegment,
     ) -> Self {
         let mut t = Self::blank(id, local, remote, mem, h.iss, route, State::Established);
+        t.ack.delay_cap = Self::delack_cap(cx.shared, t.snd.rto_min_us);
         t.opts = h.opts;
         t.irs = h.irs;
         t.rcv_nxt = h.irs + 1;
@@ -236,6 +238,7 @@ impl Tcb {
         route: &Route,
     ) -> Self {
         let mut t = Self::blank(id, local, remote, mem, iss, route, State::SynSent);
+        t.ack.delay_cap = Self::delack_cap(cx.shared, t.snd.rto_min_us);
         let s = &cx.shared.sysctl;
         let scaling = s.tcp_window_scaling;
         t.opts.timestamps = s.tcp_timestamps;
@@ -346,7 +349,7 @@ impl Tcb {
             return;
         }
         self.state = to;
-        self.decide(cx, || Decision::State { from: from.as_str(), to: to.as_str() });
+        self.decide(cx, move || Decision::State { from: from.as_str(), to: to.as_str() });
     }
 
     /// The peer's FIN is in order (`tcp_fin`).

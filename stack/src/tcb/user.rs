@@ -66,7 +66,7 @@ impl Tcb {
                 self.mem.refund(&mut cx.mem(), skb.truesize);
                 cx.shared.note_pressure(cx.now);
                 let (truesize, sk_rmem_alloc) = (skb.truesize, self.mem.sk_rmem_alloc);
-                self.decide(cx, || Decision::Refunded { truesize, sk_rmem_alloc });
+                self.decide(cx, move || Decision::Refunded { truesize, sk_rmem_alloc });
                 cx.shared.spare.recycle(skb);
             }
             if fin {
@@ -75,7 +75,7 @@ impl Tcb {
         }
         if copied > 0 {
             let (copied_seq, unread) = (self.copied_seq, self.unread());
-            self.decide(cx, || Decision::Read { len: copied, copied_seq, unread });
+            self.decide(cx, move || Decision::Read { len: copied, copied_seq, unread });
         }
         if !matches!(self.state, State::Closed | State::TimeWait) {
             self.ack_after_read(cx, copied);
@@ -142,7 +142,7 @@ impl Tcb {
     fn note_setting(&self, cx: &mut Cx<'_>, name: &'static str, value: i64) {
         let (sk_rcvbuf, window_clamp, rcv_ssthresh) =
             (self.mem.sk_rcvbuf, self.win.window_clamp, self.win.rcv_ssthresh);
-        self.decide(cx, || Decision::Setting {
+        self.decide(cx, move || Decision::Setting {
             name: name.into(),
             value,
             sk_rcvbuf,

@@ -14,7 +14,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use smoltcp::wire::{EthernetProtocol, IpProtocol, Ipv6Packet};
 
 use super::{
-    Link, MacAddr, OutOptions, TcpFlags, TcpSegment,
+    Link, MacAddr, OutOptions, TcpFlags, TcpSegment, Words,
     checksum::{self, Sum},
     ingress::ETHERNET_HEADER_LEN,
     options::MAX_OPTION_BYTES,
@@ -162,6 +162,14 @@ pub struct IpPacket {
 }
 
 impl IpPacket {
+    /// A packet to `dst` of these words, cut from `chunk`.
+    pub(crate) fn of_words<const N: usize>(chunk: &mut BytesMut, dst: IpAddr, words: &Words<N>) -> Self {
+        chunk.reserve(ETHERNET_HEADER_LEN + size_of_val(words));
+        chunk.put_slice(&[0; ETHERNET_HEADER_LEN]);
+        chunk.put_slice(words.as_flattened());
+        IpPacket { buf: chunk.split(), dst, tag: 0 }
+    }
+
     /// Where it goes.
     #[must_use]
     pub fn dst(&self) -> IpAddr {
@@ -334,4 +342,4 @@ const TCP_HEADER_LEN: usize = 20;
 const IPV4_HEADER_LEN: usize = 20;
 const IPV6_HEADER_LEN: usize = 40;
 const ECN_BITS: u8 = 3;
-const DONT_FRAGMENT: u32 = 0x4000;
+pub(super) const DONT_FRAGMENT: u32 = 0x4000;

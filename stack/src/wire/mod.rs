@@ -8,6 +8,9 @@
 //! [`SegmentOut`] is the way out, in the option layout that Linux 6.18's `tcp_options_write` produces. [`forge`] builds
 //! frames no decent sender would send, for tests and model senders.
 //!
+//! What is said most takes a shorter way to the same: `follow` reads the next segment of a flow against the last one, and
+//! `ack` fills in the few fields in which the ACKs of a connection differ.
+//!
 //! Left out: VLAN tags, IP reassembly, IPsec, source routing, VNET header decoding (the caller hands in [`RxMeta`]).
 #![cfg_attr(
     not(test),
@@ -20,8 +23,10 @@
     )
 )]
 
+mod ack;
 mod checksum;
 mod egress;
+mod follow;
 pub mod forge;
 pub(crate) mod icmp;
 mod ingress;
@@ -37,7 +42,12 @@ use bytes::Bytes;
 pub use self::egress::{EgressError, IpPacket, SegmentOut, reset_for};
 pub use self::ingress::{Damaged, ParseError, parse};
 pub use self::options::{MAX_SACK_BLOCKS, OutOptions, TcpOptions, Timestamps};
-pub(crate) use self::{checksum::patch, egress::IpSpec};
+pub(crate) use self::{
+    ack::{AckForm, Words},
+    checksum::patch,
+    egress::IpSpec,
+    follow::Flow,
+};
 
 use crate::units::Seq;
 
@@ -334,6 +344,7 @@ pub enum Packet {
 }
 
 /// A slice of `bytes`, or `None` where [`Bytes::slice`] would panic. Shares the memory.
+#[inline]
 pub(crate) fn share(bytes: &Bytes, from: usize, to: usize) -> Option<Bytes> {
     (from <= to && to <= bytes.len()).then(|| bytes.slice(from..to))
 }
