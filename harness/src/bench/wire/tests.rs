@@ -8,7 +8,7 @@ fn every_receiver_gets_bytes() {
     }
     let mut heard = 0;
     let effort = Effort { warm_up: 0, rounds: 1 };
-    let all = run(effort, 0.1, &AtomicBool::new(false), &mut |_| heard += 1).unwrap();
+    let all = run(&Receiver::ALL, effort, 0.1, &AtomicBool::new(false), &mut |_| heard += 1).unwrap();
     assert_eq!((all.len(), heard), (24, 12));
     for m in &all {
         // More than a first window, so the receivers acknowledge.
@@ -22,6 +22,6 @@ fn a_stop_ends_it_at_once() {
         return;
     }
     let effort = Effort { warm_up: 0, rounds: 1 };
-    let all = run(effort, 60.0, &AtomicBool::new(true), &mut |_| ()).unwrap();
+    let all = run(&Receiver::ALL, effort, 60.0, &AtomicBool::new(true), &mut |_| ()).unwrap();
     assert!(all.iter().all(|m| m.rounds.is_empty()));
 }
