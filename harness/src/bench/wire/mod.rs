@@ -78,19 +78,22 @@ pub enum Receiver {
     Kernel,
     /// The stack, its decisions taken and thrown away
     Decisions,
-    /// The run loop of `rightedge run` with its recording
+    /// The run loop of `rightedge run` with its recording, of each frame the headers
     Recorded,
+    /// The same, and of each frame all
+    RecordedWhole,
 }
 
 impl Receiver {
     /// Everybody, in the order of a round.
-    pub const ALL: [Receiver; 6] = [
+    pub const ALL: [Receiver; 7] = [
         Receiver::Null,
         Receiver::Rightedge,
         Receiver::Smoltcp,
         Receiver::Kernel,
         Receiver::Decisions,
         Receiver::Recorded,
+        Receiver::RecordedWhole,
     ];
 
     fn name(self) -> &'static str {
@@ -101,6 +104,7 @@ impl Receiver {
             Receiver::Kernel => "kernel over veth",
             Receiver::Decisions => "rightedge, decisions on",
             Receiver::Recorded => "rightedge, recorded",
+            Receiver::RecordedWhole => "rightedge, recorded, whole frames",
         }
     }
 
@@ -117,7 +121,8 @@ impl Receiver {
             }
             Receiver::Smoltcp => Port::open(offload)?.drive(&mut rival::Rival::new(offload)?, meter, stop),
             Receiver::Kernel => veth::round(offload, meter, stop),
-            Receiver::Recorded => recorded::round(offload, length),
+            Receiver::Recorded => recorded::round(offload, length, Some(recorded::SNAPLEN)),
+            Receiver::RecordedWhole => recorded::round(offload, length, None),
         }
     }
 }
