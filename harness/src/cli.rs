@@ -147,6 +147,9 @@ pub struct RunArgs {
     /// Use a TAP device with virtio headers and segmentation offload: the sender hands over super-segments
     #[arg(long)]
     pub offload: bool,
+    /// Keep at most so many bytes of each frame in wire.pcapng, as tcpdump's -s does; whole frames unless given, or 0
+    #[arg(long, value_name = "BYTES")]
+    pub snaplen: Option<u32>,
     /// Seed of the stack's initial sequence numbers, and of the link unless its specification has one
     #[arg(long, default_value_t = 1)]
     pub seed: u64,

@@ -111,6 +111,8 @@ fn run(args: &RunArgs) -> Result<u8> {
     for policy in &policies {
         let mut spec = RunSpec::new(&scenario, policy, &sysctls, sender, clock, args.offload)?;
         spec.seed = args.seed;
+        // 0 is the whole frame, as tcpdump has it.
+        spec.snaplen = args.snaplen.filter(|n| *n > 0);
         if spec.scenario.link.seed == 0 {
             spec.scenario.link.seed = args.seed;
         }

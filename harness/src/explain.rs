@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use serde::Serialize;
 
 use crate::{
-    observer::segment::{self, SYN, Segment},
+    observer::segment::{self, NotTcp, SYN, Segment},
     record::{DecisionLine, DecisionLines, Direction, WireFrame, WireReader, load_json, names},
 };
 
@@ -83,8 +83,9 @@ const MOST_LED: usize = 40;
 pub fn explain(dir: &Path, packet: u64) -> Result<Explanation> {
     let frame = find_frame(dir, packet)?;
     let segment = match &frame {
-        Some(frame) => match segment::parse(&frame.data) {
+        Some(frame) => match segment::parse_cut(&frame.data, frame.original_len as usize) {
             Ok(segment) => Some(segment),
+            Err(NotTcp::Cut) => None,
             Err(why) => {
                 bail!("packet {packet} has no window to explain: {}; choose a TCP packet", why.in_words())
             }
@@ -106,6 +107,15 @@ pub fn explain(dir: &Path, packet: u64) -> Result<Explanation> {
     };
     if frame.is_none() {
         out.notes.push(format!("{} was ended before this packet, so only decisions are known", names::WIRE));
+    }
+    if let Some(frame) = &frame
+        && out.segment.is_none()
+    {
+        let (kept, whole) = (frame.data.len(), frame.original_len);
+        out.notes.push(format!(
+            "{} holds {kept} of its {whole} bytes, not all of its headers, so only decisions are known",
+            names::WIRE
+        ));
     }
     let found = gather(dir, packet)?;
     if let Some(at) = found.own.first().map(|l| l.at)

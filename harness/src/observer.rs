@@ -9,11 +9,9 @@
 //! Limits: a connection whose handshake was not seen is followed, but its windows cannot be judged (their scale is
 //! unknown). IP fragments are counted, not reassembled.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    net::SocketAddr,
-};
+use std::{collections::BTreeMap, net::SocketAddr};
 
+use rustc_hash::FxHashMap;
 use serde::Serialize;
 
 use crate::record::Direction;
@@ -32,7 +30,7 @@ pub struct Observer {
     fragments: u64,
     malformed: u64,
     untracked: u64,
-    open: HashMap<(SocketAddr, SocketAddr), usize>,
+    open: FxHashMap<(SocketAddr, SocketAddr), usize>,
     connections: Vec<Connection>,
 }
 
@@ -204,19 +202,24 @@ impl Observer {
 
     /// Looks at one frame. `packet` is its number in the capture, `direction` is seen from the stack.
     pub fn frame(&mut self, packet: u64, t_ns: u64, direction: Direction, frame: &[u8]) {
+        self.parsed(packet, t_ns, direction, segment::parse(frame).as_ref());
+    }
+
+    /// Looks at one frame that [`segment::parse`] has taken apart already.
+    pub fn parsed(&mut self, packet: u64, t_ns: u64, direction: Direction, frame: Result<&Segment, &NotTcp>) {
         self.frames += 1;
-        let segment = match segment::parse(frame) {
+        let segment = match frame {
             Ok(segment) => segment,
             Err(NotTcp::Other) => return self.other += 1,
             Err(NotTcp::Fragment) => return self.fragments += 1,
-            Err(NotTcp::Malformed) => return self.malformed += 1,
+            Err(NotTcp::Malformed | NotTcp::Cut) => return self.malformed += 1,
         };
         let key = match direction {
             Direction::In => (segment.destination, segment.source),
             Direction::Out => (segment.source, segment.destination),
         };
         let known = self.open.get(&key).and_then(|i| self.connections.get(*i));
-        let fresh = known.is_none_or(|c| c.is_replaced_by(&segment, direction));
+        let fresh = known.is_none_or(|c| c.is_replaced_by(segment, direction));
         if fresh {
             if self.connections.len() >= MOST_CONNECTIONS {
                 self.untracked += 1;
@@ -227,8 +230,8 @@ impl Observer {
         }
         let Some(c) = self.open.get(&key).and_then(|i| self.connections.get_mut(*i)) else { return };
         match direction {
-            Direction::In => c.on_arrival(packet, t_ns, &segment),
-            Direction::Out => c.on_departure(packet, t_ns, &segment),
+            Direction::In => c.on_arrival(packet, t_ns, segment),
+            Direction::Out => c.on_departure(packet, t_ns, segment),
         }
     }
 

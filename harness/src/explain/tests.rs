@@ -28,8 +28,8 @@ fn record(cause: Cause, tx: Option<u64>, decision: Decision) -> Record {
     Record { at: Instant::from_micros(250), socket: socket(), cause, tx, decision }
 }
 
-fn segment(from_stack: bool, seq: u32, ack: u32, window: u16, payload: usize) -> Vec<u8> {
-    build(Tcp { from_stack, seq, ack, flags: ACK | PSH, window, options: &[], payload, v6: false })
+fn segment(from_stack: bool, seq: u32, ack: u32, window: u16, payload: usize) -> bytes::Bytes {
+    build(Tcp { from_stack, seq, ack, flags: ACK | PSH, window, options: &[], payload, v6: false }).into()
 }
 
 /// Free memory 60 000 of 131 072 at ratio 128: worth 30 000, of 65 536.
@@ -80,16 +80,16 @@ fn run(window: WindowChoice) -> (tempfile::TempDir, PathBuf) {
         1,
         100,
         &segment(false, 1, 1, 500, 1448),
-        &[record(Cause::Frame(1), None, arrived(1)), record(Cause::Frame(1), None, merged)],
+        [record(Cause::Frame(1), None, arrived(1)), record(Cause::Frame(1), None, merged)],
     )
     .unwrap();
-    run.departed(1, 150, &segment(true, 5, 5, 1, 0), &[other(1)]).unwrap();
+    run.departed(1, 150, &segment(true, 5, 5, 1, 0), [other(1)]).unwrap();
     let dropped = Decision::Dropped { reason: DropReason::RcvQueueFull, seq: Seq(1449), len: 1448 };
     run.arrived(
         2,
         200,
         &segment(false, 1449, 1, 500, 1448),
-        &[
+        [
             record(Cause::Frame(2), None, arrived(1449)),
             record(Cause::Frame(2), None, dropped),
             record(Cause::Frame(2), Some(2), Decision::Window(window)),
@@ -101,8 +101,8 @@ fn run(window: WindowChoice) -> (tempfile::TempDir, PathBuf) {
         ],
     )
     .unwrap();
-    run.departed(2, 250, &segment(true, 1, 1449, window.field, 0), &[]).unwrap();
-    run.arrived(3, 300, &[0; 60], &[]).unwrap();
+    run.departed(2, 250, &segment(true, 1, 1449, window.field, 0), []).unwrap();
+    run.arrived(3, 300, &vec![0; 60].into(), []).unwrap();
     run.finish(Status::Complete, &json!({})).unwrap();
     (tmp, dir)
 }
@@ -303,20 +303,38 @@ fn unknown_kinds_and_hostile_numbers_are_told_as_they_are() {
 }
 
 #[test]
+fn a_cut_frame_is_explained_from_what_is_there() {
+    for (snaplen, whole_headers) in [(54, true), (1, false), (40, false)] {
+        let tmp = tempfile::tempdir().unwrap();
+        let options = Options { snaplen: Some(snaplen), ..Options::default() };
+        let mut run = RunDir::create(&tmp.path().join("r"), options).unwrap();
+        let dir = run.path().to_owned();
+        let d = Decision::Refunded { truesize: 1, sk_rmem_alloc: 7 };
+        run.arrived(1, 5, &segment(false, 1, 1, 1, 1448), [record(Cause::Frame(1), None, d)]).unwrap();
+        drop(run);
+        let e = explain(&dir, 1).unwrap();
+        assert_eq!((e.t_ns, e.direction, e.decided.len()), (5, Some(Direction::In), 1));
+        assert_eq!(e.segment.as_ref().map(|s| s.payload), whole_headers.then_some(1448));
+        let note = format!("holds {snaplen} of its 1502 bytes");
+        assert_eq!(e.notes.iter().any(|n| n.contains(&note)), !whole_headers, "{:?}", e.notes);
+    }
+}
+
+#[test]
 fn a_long_story_is_cut_in_the_middle() {
     let tmp = tempfile::tempdir().unwrap();
     let mut run = RunDir::create(&tmp.path().join("r"), Options::default()).unwrap();
     let dir = run.path().to_owned();
     for n in 1..=100 {
         let d = Decision::Refunded { truesize: 1, sk_rmem_alloc: n };
-        run.arrived(n as u64, 1, &segment(false, 1, 1, 1, 1), &[record(Cause::Frame(n as u64), None, d)])
+        run.arrived(n as u64, 1, &segment(false, 1, 1, 1, 1), [record(Cause::Frame(n as u64), None, d)])
             .unwrap();
     }
     run.departed(
         1,
         2,
         &segment(true, 1, 1, 313, 0),
-        &[record(Cause::Timer, Some(1), Decision::Window(choice()))],
+        [record(Cause::Timer, Some(1), Decision::Window(choice()))],
     )
     .unwrap();
     drop(run);

@@ -53,8 +53,7 @@ impl Segment {
     }
 
     /// The flags as letters, in tcpdump's manner.
-    #[must_use]
-    pub fn flag_letters(&self) -> String {
+    pub fn letters(&self) -> impl Iterator<Item = char> {
         let letters = [
             (SYN, 'S'),
             (FIN, 'F'),
@@ -65,7 +64,13 @@ impl Segment {
             (0x80, 'C'),
             (ACK, '.'),
         ];
-        letters.iter().filter(|(bit, _)| self.has(*bit)).map(|(_, c)| c).collect()
+        letters.into_iter().filter(|(bit, _)| self.has(*bit)).map(|(_, c)| c)
+    }
+
+    /// The same, together.
+    #[must_use]
+    pub fn flag_letters(&self) -> String {
+        self.letters().collect()
     }
 }
 
@@ -79,6 +84,8 @@ pub enum NotTcp {
     Fragment,
     /// Lengths that disagree, or too short.
     Malformed,
+    /// The capture holds too little of it to tell.
+    Cut,
 }
 
 impl NotTcp {
@@ -89,8 +96,38 @@ impl NotTcp {
             NotTcp::Other => "it is not TCP",
             NotTcp::Fragment => "it is a fragment",
             NotTcp::Malformed => "it is malformed",
+            NotTcp::Cut => "the capture holds too little of it",
         }
     }
+}
+
+/// Takes apart what a capture holds, `data`, of an Ethernet frame that was `original_len` bytes long.
+///
+/// # Errors
+/// The frame carried no whole TCP segment, or its headers are not all there.
+pub fn parse_cut(data: &[u8], original_len: usize) -> Result<Segment, NotTcp> {
+    /// More than any frame has: what says otherwise is no capture of this program.
+    const MOST: usize = 1 << 20;
+    /// Ethernet, IPv4 and TCP without options.
+    const SHORTEST: usize = 54;
+    if data.len() >= original_len {
+        return parse(data);
+    }
+    if original_len > MOST {
+        return Err(NotTcp::Cut);
+    }
+    // Only headers are looked at, and these must be there: two different fillings then come to the same. What is no TCP
+    // under both may still have been.
+    let filled = |with: u8| {
+        let mut frame = data.to_vec();
+        frame.resize(original_len, with);
+        parse(&frame)
+    };
+    let result = filled(0);
+    if result != filled(0xff) || result.is_err() && data.len() < SHORTEST {
+        return Err(NotTcp::Cut);
+    }
+    result
 }
 
 /// Takes an Ethernet frame apart.

@@ -1,22 +1,24 @@
 //! Writing a run directory.
 
 use std::{
-    collections::VecDeque,
-    fs,
-    io::{self, Write as _},
+    fs, io,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
-use rightedge_stack::decision::{Cause, Record};
+use bytes::Bytes;
+use rightedge_stack::decision::Record;
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
-    Direction, Sample, WireInfo, WireWriter,
-    file::{RecordFile, write_json},
+    Direction, Sample, WireInfo,
+    batch::Batch,
+    file::write_json,
     names,
+    scribe::{LeftOut, Scribe},
+    writer::Writer,
 };
 
 /// How a run directory is made.
@@ -30,6 +32,9 @@ pub struct Options {
     pub decision_limit: Option<u64>,
     /// Most bytes of `wire.pcapng`; behind that, frames are numbered but not written, and the summary says so.
     pub wire_limit: Option<u64>,
+    /// Most bytes of each frame that `wire.pcapng` holds; all of them unless told. Lengths and numbers stay those of the
+    /// whole frame.
+    pub snaplen: Option<u32>,
     /// What the capture says about where it was taken.
     pub wire: WireInfo,
 }
@@ -41,6 +46,7 @@ impl Default for Options {
             flush_every: Duration::from_millis(200),
             decision_limit: None,
             wire_limit: None,
+            snaplen: None,
             wire: WireInfo::default(),
         }
     }
@@ -60,42 +66,22 @@ pub enum Status {
 
 /// A run directory that is being written.
 ///
-/// Per arriving frame: hand it to the stack, drain the stack's records, call [`RunDir::arrived`] with both; then call
+/// Per arriving frame: hand it to the stack, drain the stack's records into [`RunDir::arrived`]; then call
 /// [`RunDir::departed`] for each frame the stack gives out. Records about a departing frame wait inside until that
 /// frame is known, so they may be handed in early.
+///
+/// The caller only collects. A thread puts what is collected into words and writes it, in order; an error of its meets
+/// the next call.
 pub struct RunDir {
     path: PathBuf,
-    samples_csv: csv::Writer<RecordFile>,
-    samples_jsonl: RecordFile,
-    decisions: RecordFile,
-    wire: WireWriter<RecordFile>,
+    batch: Batch,
+    writer: Writer<Scribe>,
     /// Packets numbered, including those behind the limit of the capture.
     packets: u64,
-    arrivals: Numbers,
-    departures: Numbers,
-    waiting: Vec<Record>,
-    left_out: LeftOut,
     options: Options,
+    snaplen: usize,
     dirty_since: Option<Instant>,
-    unflushed: usize,
     finished: bool,
-}
-
-#[derive(Default)]
-struct LeftOut {
-    decisions: u64,
-    frames: u64,
-}
-
-/// A line of `decisions.jsonl`.
-#[derive(Serialize)]
-struct Line<'a> {
-    packet: Option<u64>,
-    cause_packet: Option<u64>,
-    #[serde(flatten)]
-    record: &'a Record,
-    function: &'a str,
-    words: String,
 }
 
 impl RunDir {
@@ -105,30 +91,17 @@ impl RunDir {
     /// The directory cannot be written, or holds something already and `force` is not set.
     pub fn create(path: &Path, options: Options) -> Result<Self> {
         prepare(path, options.force)?;
-        let file = |name: &str| RecordFile::create(&path.join(name));
-        let mut samples_csv =
-            csv::WriterBuilder::new().has_headers(false).from_writer(file(names::SAMPLES_CSV)?);
-        samples_csv.write_record(Sample::COLUMNS).context("cannot write the header of samples.csv")?;
-        let wire = WireWriter::new(file(names::WIRE)?, &options.wire)
-            .with_context(|| format!("cannot write {}", path.join(names::WIRE).display()))?;
-        let mut run = RunDir {
-            samples_csv,
-            samples_jsonl: file(names::SAMPLES_JSONL)?,
-            decisions: file(names::DECISIONS)?,
-            wire,
+        let run = RunDir {
+            batch: Batch::default(),
+            writer: Writer::start(Scribe::create(path, &options)?)?,
             packets: 0,
-            arrivals: Numbers::default(),
-            departures: Numbers::default(),
-            waiting: Vec::new(),
-            left_out: LeftOut::default(),
+            snaplen: options.snaplen.map_or(usize::MAX, |n| n as usize),
             options,
             dirty_since: None,
-            unflushed: 0,
             finished: false,
             path: path.to_owned(),
         };
-        run.flush()?;
-        run.write_summary(Status::Running, json!({}))?;
+        run.write_summary(Status::Running, json!({}), LeftOut::default())?;
         Ok(run)
     }
 
@@ -186,12 +159,14 @@ impl RunDir {
     ///
     /// # Errors
     /// A file cannot be written.
-    pub fn arrived(&mut self, frame_no: u64, t_ns: u64, frame: &[u8], records: &[Record]) -> Result<u64> {
-        let comments: Vec<String> = records.iter().filter(|r| r.tx.is_none()).map(comment).collect();
-        let packet = self.frame(t_ns, Direction::In, frame, &comments)?;
-        self.arrivals.note(frame_no, packet);
-        self.decide(records)?;
-        Ok(packet)
+    pub fn arrived(
+        &mut self,
+        frame_no: u64,
+        t_ns: u64,
+        frame: &Bytes,
+        records: impl IntoIterator<Item = Record>,
+    ) -> Result<u64> {
+        self.frame(Direction::In, frame_no, t_ns, frame, records)
     }
 
     /// Records a departing frame, numbered as the stack numbers it, and decisions drained since. Returns its packet
@@ -199,54 +174,50 @@ impl RunDir {
     ///
     /// # Errors
     /// A file cannot be written.
-    pub fn departed(&mut self, tx: u64, t_ns: u64, frame: &[u8], records: &[Record]) -> Result<u64> {
-        self.decide(records)?;
-        let (mine, rest): (Vec<Record>, Vec<Record>) =
-            std::mem::take(&mut self.waiting).into_iter().partition(|r| r.tx.is_some_and(|n| n <= tx));
-        self.waiting = rest;
-        let comments: Vec<String> = mine.iter().filter(|r| r.tx == Some(tx)).map(comment).collect();
-        let packet = self.frame(t_ns, Direction::Out, frame, &comments)?;
-        self.departures.note(tx, packet);
-        for record in &mine {
-            self.line(record)?;
-        }
-        Ok(packet)
+    pub fn departed(
+        &mut self,
+        tx: u64,
+        t_ns: u64,
+        frame: &Bytes,
+        records: impl IntoIterator<Item = Record>,
+    ) -> Result<u64> {
+        self.frame(Direction::Out, tx, t_ns, frame, records)
     }
 
     /// Records decisions that belong to no frame in hand: those of calls and timers.
     ///
     /// # Errors
     /// A file cannot be written.
-    pub fn decisions(&mut self, records: &[Record]) -> Result<()> {
-        self.decide(records)
+    pub fn decisions(&mut self, records: impl IntoIterator<Item = Record>) -> Result<()> {
+        self.batch.decisions(records);
+        self.collected()
     }
 
     /// Appends a sample.
     ///
     /// # Errors
     /// A file cannot be written.
-    pub fn sample(&mut self, sample: &Sample) -> Result<()> {
-        self.samples_csv.serialize(sample).context("cannot write samples.csv")?;
-        serde_json::to_writer(&mut self.samples_jsonl, sample).context("cannot write samples.jsonl")?;
-        self.samples_jsonl.write_all(b"\n")?;
-        self.wrote(400)
+    pub fn sample(&mut self, sample: Sample) -> Result<()> {
+        self.batch.sample(sample);
+        self.collected()
     }
 
-    /// Flushes if something has waited for [`Options::flush_every`]. Call it once per turn of the run loop.
+    /// Sees to it that nothing waits for longer than [`Options::flush_every`]. Call it once per turn of the run loop, and
+    /// again within the time it gives; `None` if nothing waits.
     ///
     /// # Errors
     /// A file cannot be written.
-    pub fn tick(&mut self) -> Result<()> {
-        match self.next_flush() {
-            Some(wait) if wait.is_zero() => self.flush(),
-            _ => Ok(()),
+    pub fn tick(&mut self) -> Result<Option<Duration>> {
+        let Some(since) = self.dirty_since else { return Ok(None) };
+        // The other half is the writer's.
+        let left = (self.options.flush_every / 2).saturating_sub(since.elapsed());
+        if !left.is_zero() {
+            return Ok(Some(left));
         }
-    }
-
-    /// How long the run loop may sleep before it should call [`RunDir::tick`]; `None` if nothing waits.
-    #[must_use]
-    pub fn next_flush(&self) -> Option<Duration> {
-        self.dirty_since.map(|t| self.options.flush_every.saturating_sub(t.elapsed()))
+        self.dirty_since = None;
+        self.hand_over()?;
+        self.writer.flush()?;
+        Ok(None)
     }
 
     /// Hands everything recorded so far to the operating system.
@@ -255,14 +226,8 @@ impl RunDir {
     /// A file cannot be written.
     pub fn flush(&mut self) -> Result<()> {
         self.dirty_since = None;
-        self.unflushed = 0;
-        // The capture first: whatever refers to a packet number shall find it there.
-        flush(self.wire.sink_mut())?;
-        flush(&mut self.decisions)?;
-        flush(&mut self.samples_jsonl)?;
-        self.samples_csv
-            .flush()
-            .with_context(|| format!("cannot write {}", self.path.join(names::SAMPLES_CSV).display()))
+        self.hand_over()?;
+        self.writer.flush_and_wait()
     }
 
     /// Ends the run: writes what waits, and `summary.json` with `status` and the fields of `summary`.
@@ -277,86 +242,39 @@ impl RunDir {
 
     fn end(&mut self, status: Status, summary: Value) -> Result<()> {
         self.finished = true;
-        for record in std::mem::take(&mut self.waiting) {
-            self.line(&record)?;
+        match self.hand_over().and_then(|()| self.writer.end()) {
+            Ok(left_out) => self.write_summary(status, summary, left_out),
+            Err(e) => {
+                // The run is not under way any more, and may yet be able to say so.
+                let _ = self.write_summary(Status::Interrupted, summary, LeftOut::default());
+                Err(e)
+            }
         }
-        self.flush()?;
-        self.write_summary(status, summary)
     }
 
-    fn frame(&mut self, t_ns: u64, direction: Direction, frame: &[u8], comments: &[String]) -> Result<u64> {
+    fn frame(
+        &mut self,
+        direction: Direction,
+        number: u64,
+        t_ns: u64,
+        frame: &Bytes,
+        records: impl IntoIterator<Item = Record>,
+    ) -> Result<u64> {
         self.packets += 1;
-        let full = self.options.wire_limit.is_some_and(|most| {
-            self.wire.sink().total().saturating_add(frame.len() as u64) > most || self.left_out.frames > 0
-        });
-        if full {
-            self.left_out.frames += 1;
-            return Ok(self.packets);
-        }
-        self.wire
-            .write_frame(t_ns, direction, frame, comments)
-            .with_context(|| format!("cannot write {}", self.wire.sink().path().display()))?;
-        self.wrote(frame.len())?;
+        self.batch.frame(direction, number, self.packets, t_ns, frame, self.snaplen, records);
+        self.collected()?;
         Ok(self.packets)
     }
 
-    fn decide(&mut self, records: &[Record]) -> Result<()> {
-        for record in records {
-            match record.tx {
-                Some(tx) if tx > self.departures.last() => self.waiting.push(record.clone()),
-                _ => self.line(record)?,
-            }
+    fn collected(&mut self) -> Result<()> {
+        if self.dirty_since.is_none() {
+            self.dirty_since = Some(Instant::now());
         }
-        Ok(())
+        if self.batch.is_full() { self.hand_over() } else { Ok(()) }
     }
 
-    fn line(&mut self, record: &Record) -> Result<()> {
-        if self.left_out.decisions > 0 {
-            self.left_out.decisions += 1;
-            return Ok(());
-        }
-        let cause_packet = match record.cause {
-            Cause::Frame(n) => self.arrivals.find(n),
-            Cause::Call | Cause::Timer => None,
-        };
-        let packet = match record.tx {
-            Some(tx) => self.departures.find(tx),
-            None => cause_packet,
-        };
-        let line = Line {
-            packet,
-            cause_packet,
-            record,
-            function: record.decision.kernel_function(),
-            words: record.decision.to_string(),
-        };
-        let mut text = serde_json::to_vec(&line).context("cannot turn a decision into JSON")?;
-        text.push(b'\n');
-        if let Some(most) = self.options.decision_limit
-            && self.decisions.total().saturating_add(text.len() as u64) > most
-        {
-            self.left_out.decisions = 1;
-            text =
-                json!({"note": "truncated", "limit_bytes": most, "at": record.at}).to_string().into_bytes();
-            text.push(b'\n');
-        }
-        self.decisions.write_all(&text)?;
-        self.wrote(text.len())
-    }
-
-    fn wrote(&mut self, bytes: usize) -> Result<()> {
-        const MOST_PENDING: usize = 4 << 20;
-        self.unflushed = self.unflushed.saturating_add(bytes);
-        if self.unflushed > MOST_PENDING {
-            return self.flush();
-        }
-        match self.dirty_since {
-            None => {
-                self.dirty_since = Some(Instant::now());
-                Ok(())
-            }
-            Some(_) => self.tick(),
-        }
+    fn hand_over(&mut self) -> Result<()> {
+        if self.batch.is_empty() { Ok(()) } else { self.writer.hand_over(&mut self.batch) }
     }
 
     fn write_whole(&self, name: &str, value: &impl Serialize) -> Result<()> {
@@ -364,7 +282,7 @@ impl RunDir {
         write_json(&self.path.join(name), &value)
     }
 
-    fn write_summary(&self, status: Status, summary: Value) -> Result<()> {
+    fn write_summary(&self, status: Status, summary: Value, left_out: LeftOut) -> Result<()> {
         let mut fields = match summary {
             Value::Object(fields) => fields,
             Value::Null => serde_json::Map::new(),
@@ -374,19 +292,19 @@ impl RunDir {
         if status != Status::Running {
             fields.insert("packets".into(), json!(self.packets));
         }
-        if self.left_out.decisions > 0 {
+        if left_out.decisions > 0 {
             fields.insert(
                 "decisions_truncated".into(),
                 json!({
-                    "limit_bytes": self.options.decision_limit, "left_out": self.left_out.decisions,
+                    "limit_bytes": self.options.decision_limit, "left_out": left_out.decisions,
                 }),
             );
         }
-        if self.left_out.frames > 0 {
+        if left_out.frames > 0 {
             fields.insert(
                 "wire_truncated".into(),
                 json!({
-                    "limit_bytes": self.options.wire_limit, "left_out": self.left_out.frames,
+                    "limit_bytes": self.options.wire_limit, "left_out": left_out.frames,
                 }),
             );
         }
@@ -396,45 +314,14 @@ impl RunDir {
 
 impl Drop for RunDir {
     fn drop(&mut self) {
+        // An error that was met before has been told before.
+        let told = self.writer.is_over();
         if !self.finished
             && let Err(e) = self.end(Status::Interrupted, json!({}))
+            && !told
         {
             tracing::warn!("{}: {e:#}", self.path.display());
         }
-    }
-}
-
-/// What a packet comment says of a decision.
-fn comment(record: &Record) -> String {
-    format!("{} [{}]", record.decision, record.decision.kernel_function())
-}
-
-fn flush(file: &mut RecordFile) -> Result<()> {
-    if file.pending() == 0 {
-        return Ok(());
-    }
-    file.flush().with_context(|| format!("cannot write {}", file.path().display()))
-}
-
-/// The packet numbers of the last frames of one direction.
-#[derive(Default)]
-struct Numbers(VecDeque<(u64, u64)>);
-
-impl Numbers {
-    fn note(&mut self, frame: u64, packet: u64) {
-        const MOST: usize = 4096;
-        if self.0.len() == MOST {
-            self.0.pop_front();
-        }
-        self.0.push_back((frame, packet));
-    }
-
-    fn find(&self, frame: u64) -> Option<u64> {
-        self.0.iter().rev().find(|(f, _)| *f <= frame).filter(|(f, _)| *f == frame).map(|(_, p)| *p)
-    }
-
-    fn last(&self) -> u64 {
-        self.0.back().map_or(0, |(f, _)| *f)
     }
 }
 

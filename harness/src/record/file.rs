@@ -46,6 +46,14 @@ impl RecordFile {
         self.total
     }
 
+    /// Lets `write` append one or more whole records.
+    pub fn append(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        let before = self.pending.len();
+        write(&mut self.pending);
+        let more = self.pending.len().saturating_sub(before);
+        self.total = self.total.saturating_add(more as u64);
+    }
+
     /// Bytes that wait for a flush.
     #[must_use]
     pub fn pending(&self) -> usize {

@@ -13,21 +13,36 @@
 //! | `summary.json` | `status` ("running", "complete" or "interrupted"), results, notes on anything left out |
 //!
 //! The growing files are appended to in whole records, at the latest [`Options::flush_every`] after they were made as
-//! long as the run loop calls [`RunDir::tick`] (see [`RunDir::next_flush`]). So even after SIGKILL every file is
-//! readable and lacks at most the records of that interval; the status then still says "running".
+//! long as the run loop calls [`RunDir::tick`] and the disk keeps up. So even after SIGKILL every file is readable and
+//! lacks at most the records of that interval; the status then still says "running".
+//!
+//! | module | one line |
+//! |---|---|
+//! | `dir` | the directory as the run loop sees it: numbers packets, collects, writes the small files |
+//! | `batch` | what is collected until it is handed over |
+//! | `writer` | the thread that it is handed to: order, back-pressure, errors |
+//! | `scribe` | what that thread does: references between packets and decisions, limits, the growing files |
+//! | `line`, `row`, `pcapng` | how a decision, a sample and a frame are written |
+//! | `file` | a file that grows by whole records |
+//! | `read` | reading it all again |
 
+mod batch;
 mod dir;
 mod file;
+mod line;
 mod pcapng;
 mod read;
+mod row;
 mod sample;
+mod scribe;
+mod writer;
 
 pub use self::{
     dir::{Options, RunDir, Status},
     file::{RecordFile, write_json},
     pcapng::{Direction, WireFrame, WireInfo, WireReader, WireWriter},
     read::{DecisionHead, DecisionLine, DecisionLines, load_json, load_samples},
-    sample::{Event, Sample},
+    sample::{Event, FlagLetters, Sample},
 };
 
 /// File names inside a run directory.

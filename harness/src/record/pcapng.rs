@@ -4,11 +4,9 @@
 //! sink whole, so that a file cut short by a kill reads up to its last whole block.
 
 use std::{
-    borrow::Cow,
     fs::File,
     io::{self, Write},
     path::Path,
-    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -17,7 +15,7 @@ use pcap_file::{
     pcapng::{
         Block, PcapNgReader, PcapNgWriter,
         blocks::{
-            enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption},
+            enhanced_packet::EnhancedPacketOption,
             interface_description::{InterfaceDescriptionBlock, InterfaceDescriptionOption},
             section_header::{SectionHeaderBlock, SectionHeaderOption},
         },
@@ -62,10 +60,14 @@ impl Default for WireInfo {
     }
 }
 
-/// Writes a capture to `W`. Each frame reaches `W` in one piece.
+/// Writes a capture to `W`.
+///
+/// A frame reaches `W` as the head of its block, its bytes and the rest of its block, so `W` should collect: a
+/// [`super::RecordFile`] does.
 pub struct WireWriter<W: Write> {
-    blocks: PcapNgWriter<Vec<u8>>,
     sink: W,
+    /// The block in hand without the frame's bytes.
+    block: Vec<u8>,
     packets: u64,
     epoch_ns: u64,
 }
@@ -75,7 +77,15 @@ impl<W: Write> WireWriter<W> {
     ///
     /// # Errors
     /// The sink's.
-    pub fn new(mut sink: W, info: &WireInfo) -> io::Result<Self> {
+    pub fn new(sink: W, info: &WireInfo) -> io::Result<Self> {
+        Self::with_snaplen(sink, info, None)
+    }
+
+    /// The same, of a capture that holds at most `snaplen` bytes of each frame.
+    ///
+    /// # Errors
+    /// The sink's.
+    pub fn with_snaplen(mut sink: W, info: &WireInfo, snaplen: Option<u32>) -> io::Result<Self> {
         let header = SectionHeaderBlock {
             endianness: Endianness::native(),
             options: vec![
@@ -89,7 +99,7 @@ impl<W: Write> WireWriter<W> {
         let interface = InterfaceDescriptionBlock {
             linktype: DataLink::ETHERNET,
             // 0 is "no limit": super-segments are longer than the usual 65535.
-            snaplen: 0,
+            snaplen: snaplen.unwrap_or(0),
             options: vec![
                 InterfaceDescriptionOption::IfName(short(&info.interface).to_owned().into()),
                 InterfaceDescriptionOption::IfDescription(short(&info.description).to_owned().into()),
@@ -100,8 +110,7 @@ impl<W: Write> WireWriter<W> {
         };
         blocks.write_pcapng_block(interface).map_err(into_io)?;
         sink.write_all(blocks.get_ref())?;
-        blocks.get_mut().clear();
-        Ok(WireWriter { blocks, sink, packets: 0, epoch_ns: info.epoch_ns })
+        Ok(WireWriter { sink, block: Vec::new(), packets: 0, epoch_ns: info.epoch_ns })
     }
 
     /// Appends a frame with one packet comment per entry of `comments`; returns its number, counted from 1.
@@ -115,24 +124,57 @@ impl<W: Write> WireWriter<W> {
         frame: &[u8],
         comments: &[String],
     ) -> io::Result<u64> {
+        let comments = comments.iter().map(String::as_str);
+        self.write_cut(t_ns, direction, frame, frame.len(), comments)
+    }
+
+    /// Appends what is kept, `data`, of a frame that was `original_len` bytes long on the wire.
+    ///
+    /// # Errors
+    /// The sink's; a block longer than its format can say.
+    pub fn write_cut<'c>(
+        &mut self,
+        t_ns: u64,
+        direction: Direction,
+        data: &[u8],
+        original_len: usize,
+        comments: impl Iterator<Item = &'c str> + Clone,
+    ) -> io::Result<u64> {
+        // The crate's own writer allocates for every block and copies it twice.
+        let padded = |len: usize| len.next_multiple_of(4);
+        let options = 8 + comments.clone().map(|c| 4 + padded(short(c).len())).sum::<usize>() + 4;
+        let total = 12 + 20 + padded(data.len()) + options;
+        let word = |n: usize| u32::try_from(n).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput));
+        let total = word(total)?.to_ne_bytes();
+        let t = t_ns.saturating_add(self.epoch_ns);
+        let block = &mut self.block;
+        block.clear();
+        block.extend_from_slice(&ENHANCED_PACKET.to_ne_bytes());
+        block.extend_from_slice(&total);
+        block.extend_from_slice(&0u32.to_ne_bytes());
+        block.extend_from_slice(&((t >> 32) as u32).to_ne_bytes());
+        block.extend_from_slice(&(t as u32).to_ne_bytes());
+        block.extend_from_slice(&word(data.len())?.to_ne_bytes());
+        block.extend_from_slice(&word(original_len)?.to_ne_bytes());
+        self.sink.write_all(block)?;
+        self.sink.write_all(data)?;
+        block.clear();
+        block.resize(padded(data.len()) - data.len(), 0);
         // Inbound is 1 and outbound 2 in the low bits of epb_flags.
-        let flags = match direction {
+        let flags: u32 = match direction {
             Direction::In => 1,
             Direction::Out => 2,
         };
-        let mut options = vec![EnhancedPacketOption::Flags(flags)];
-        options.extend(comments.iter().map(|c| EnhancedPacketOption::Comment(Cow::Borrowed(short(c)))));
-        let original_len = u32::try_from(frame.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-        let block = Block::EnhancedPacket(EnhancedPacketBlock {
-            interface_id: 0,
-            timestamp: Duration::from_nanos(t_ns.saturating_add(self.epoch_ns)),
-            original_len,
-            data: Cow::Borrowed(frame),
-            options,
-        });
-        self.blocks.get_mut().clear();
-        self.blocks.write_block(&block).map_err(into_io)?;
-        self.sink.write_all(self.blocks.get_ref())?;
+        option_head(block, OPTION_FLAGS, 4);
+        block.extend_from_slice(&flags.to_ne_bytes());
+        for comment in comments.map(short) {
+            option_head(block, OPTION_COMMENT, comment.len());
+            block.extend_from_slice(comment.as_bytes());
+            block.resize(block.len() + padded(comment.len()) - comment.len(), 0);
+        }
+        option_head(block, 0, 0);
+        block.extend_from_slice(&total);
+        self.sink.write_all(block)?;
         self.packets += 1;
         Ok(self.packets)
     }
@@ -162,8 +204,10 @@ pub struct WireFrame {
     pub t_ns: u64,
     /// Which way it went, if the file says so.
     pub direction: Option<Direction>,
-    /// The frame.
+    /// The frame, or its beginning.
     pub data: Vec<u8>,
+    /// Its length on the wire, bytes; more than there is of `data` if it was cut.
+    pub original_len: u32,
     /// Its comments.
     pub comments: Vec<String>,
 }
@@ -215,6 +259,7 @@ impl WireReader {
                 t_ns: u64::try_from(p.timestamp.as_nanos()).unwrap_or(u64::MAX),
                 direction: None,
                 data: p.data.into_owned(),
+                original_len: p.original_len,
                 comments: Vec::new(),
             };
             for option in p.options {
@@ -238,6 +283,17 @@ impl WireReader {
     pub fn cut_short(&self) -> bool {
         self.cut_short
     }
+}
+
+/// Type of a block, codes of its options.
+const ENHANCED_PACKET: u32 = 6;
+const OPTION_COMMENT: u16 = 1;
+const OPTION_FLAGS: u16 = 2;
+
+fn option_head(block: &mut Vec<u8>, code: u16, len: usize) {
+    block.extend_from_slice(&code.to_ne_bytes());
+    // `short` has seen to it.
+    block.extend_from_slice(&(len as u16).to_ne_bytes());
 }
 
 /// Option lengths are 16 bits; a longer text is cut at a character boundary.
@@ -299,6 +355,50 @@ mod tests {
             assert_eq!(cut, len != whole, "{len}");
             assert_eq!(some.len(), if len < bytes.len() - 100_000 { 1 } else { 2 });
         }
+    }
+
+    #[test]
+    fn a_block_is_what_the_crate_makes_of_it() {
+        use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketBlock;
+        use std::{borrow::Cow, time::Duration};
+        let head = capture(&[]).len();
+        for (len, comments) in [(60, vec![]), (61, vec!["a", "", "four", "µs"]), (1515, vec!["a longer one"])]
+        {
+            let data = vec![7; len];
+            let comments: Vec<String> = comments.into_iter().map(str::to_owned).collect();
+            let t = 0x1_2345_6789_abcd;
+            let ours = capture(&[(t, Direction::Out, data.clone(), comments.clone())]);
+            let mut options = vec![EnhancedPacketOption::Flags(2)];
+            options.extend(comments.iter().map(|c| EnhancedPacketOption::Comment(Cow::Borrowed(c.as_str()))));
+            let theirs = EnhancedPacketBlock {
+                interface_id: 0,
+                timestamp: Duration::from_nanos(t),
+                original_len: len as u32,
+                data: Cow::Owned(data),
+                options,
+            };
+            let mut w = PcapNgWriter::with_endianness(Vec::new(), Endianness::native()).unwrap();
+            w.write_pcapng_block(InterfaceDescriptionBlock {
+                linktype: DataLink::ETHERNET,
+                snaplen: 0,
+                options: vec![],
+            })
+            .unwrap();
+            w.get_mut().clear();
+            w.write_pcapng_block(theirs).unwrap();
+            assert_eq!(ours[head..], *w.get_ref());
+        }
+    }
+
+    #[test]
+    fn a_cut_frame_keeps_its_length_and_its_comments() {
+        let mut w = WireWriter::with_snaplen(Vec::new(), &WireInfo::default(), Some(70)).unwrap();
+        w.write_cut(1, Direction::In, &[7; 70], 65_590, ["one"].into_iter()).unwrap();
+        w.write_cut(2, Direction::Out, &[8; 54], 54, std::iter::empty()).unwrap();
+        let (all, cut) = read(&w.sink);
+        assert!(!cut);
+        assert_eq!((all[0].data.len(), all[0].original_len, all[0].comments.len()), (70, 65_590, 1));
+        assert_eq!((all[1].data.len(), all[1].original_len), (54, 54));
     }
 
     #[test]

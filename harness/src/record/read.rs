@@ -18,12 +18,20 @@ use super::{Sample, names};
 /// The file cannot be read, or a line inside it is no sample.
 pub fn load_samples(dir: &Path) -> Result<Vec<Sample>> {
     let path = dir.join(names::SAMPLES_CSV);
-    let file = whole_lines(&path)?;
+    let mut table = csv::Reader::from_reader(whole_lines(&path)?);
+    let columns = table.headers().with_context(|| format!("{} line 1", path.display()))?.clone();
+    // In our own order they need not be looked up by name, row after row.
+    let columns = (columns != *Sample::COLUMNS.as_slice()).then_some(columns);
     let mut out = Vec::new();
-    for (i, row) in csv::Reader::from_reader(file).into_deserialize().enumerate() {
-        out.push(row.with_context(|| format!("{} line {} is no sample", path.display(), i + 2))?);
+    let mut row = csv::StringRecord::new();
+    loop {
+        let line = || format!("{} line {} is no sample", path.display(), out.len() + 2);
+        if !table.read_record(&mut row).with_context(line)? {
+            return Ok(out);
+        }
+        let sample = row.deserialize(columns.as_ref()).with_context(line)?;
+        out.push(sample);
     }
-    Ok(out)
 }
 
 /// Reads one of the small JSON files.

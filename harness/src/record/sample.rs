@@ -1,6 +1,8 @@
 //! One row of `samples.csv`: what one event left behind in one connection.
 
-use serde::{Deserialize, Serialize};
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// What kind of event a sample describes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -30,6 +32,68 @@ impl Event {
     }
 }
 
+/// The flags of a segment as letters; eight have room.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct FlagLetters {
+    len: u8,
+    letters: [u8; 8],
+}
+
+impl FlagLetters {
+    /// The letters.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        let letters = self.letters.get(..usize::from(self.len)).unwrap_or_default();
+        std::str::from_utf8(letters).unwrap_or_default()
+    }
+}
+
+impl FromIterator<char> for FlagLetters {
+    /// What has no room is left out.
+    fn from_iter<I: IntoIterator<Item = char>>(all: I) -> Self {
+        let mut flags = FlagLetters::default();
+        for letter in all {
+            let at = usize::from(flags.len);
+            let Some(room) = flags.letters.get_mut(at..at + letter.len_utf8()) else { break };
+            letter.encode_utf8(room);
+            flags.len += letter.len_utf8() as u8;
+        }
+        flags
+    }
+}
+
+impl fmt::Debug for FlagLetters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_str().fmt(f)
+    }
+}
+
+impl Serialize for FlagLetters {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for FlagLetters {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Letters;
+
+        impl serde::de::Visitor<'_> for Letters {
+            type Value = FlagLetters;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the letters of a segment's flags")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<FlagLetters, E> {
+                Ok(text.chars().collect())
+            }
+        }
+
+        from.deserialize_str(Letters)
+    }
+}
+
 /// The state of a connection after one event. Byte counts are bytes, windows unscaled; every sequence-like number is
 /// relative to the first payload byte of the peer (`rx_seq`, `right_edge`, `rcv_nxt`, `acked`, `copied`).
 ///
@@ -49,7 +113,7 @@ pub struct Sample {
     /// Payload bytes of the arriving segment.
     pub rx_len: u32,
     /// Flags of the segment, as letters (`S`, `F`, `R`, `P`, `.`, `U`, `E`, `C`).
-    pub rx_flags: String,
+    pub rx_flags: FlagLetters,
     /// Acknowledgement number of the departing segment.
     pub tx_ack: Option<i64>,
     /// The 16-bit window field of the departing segment.
@@ -150,5 +214,15 @@ mod tests {
         w.serialize(Sample::default()).unwrap();
         let text = String::from_utf8(w.into_inner().unwrap()).unwrap();
         assert_eq!(text.lines().next().unwrap(), Sample::COLUMNS.join(","));
+    }
+
+    #[test]
+    fn flags_read_back_and_have_room_for_eight() {
+        let all: FlagLetters = "SFRPUEC.".chars().collect();
+        assert_eq!(all.as_str(), "SFRPUEC.");
+        assert_eq!(serde_json::from_str::<FlagLetters>("\"SFRPUEC.\"").unwrap(), all);
+        let long: FlagLetters = "SFRPUECµµ".chars().collect();
+        assert_eq!(long.as_str(), "SFRPUEC");
+        assert_eq!(format!("{:?}", FlagLetters::default()), "\"\"");
     }
 }

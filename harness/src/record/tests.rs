@@ -13,6 +13,10 @@ fn record(cause: Cause, tx: Option<u64>, decision: Decision) -> Record {
     Record { at: Instant::from_micros(5), socket: None, cause, tx, decision }
 }
 
+fn frame(len: usize) -> bytes::Bytes {
+    vec![0; len].into()
+}
+
 fn arrived(n: u64) -> Record {
     record(
         Cause::Frame(n),
@@ -32,19 +36,19 @@ fn a_whole_run_reads_back() {
     let mut run = RunDir::create(&dir, Options::default()).unwrap();
     assert_eq!(load_json(&dir, names::SUMMARY).unwrap()["status"], "running");
     run.write_plan(&json!({"scenario": "x"})).unwrap();
-    assert_eq!(run.arrived(1, 10, &[0; 60], &[arrived(1), ack(1, 1)]).unwrap(), 1);
-    assert_eq!(run.departed(1, 11, &[0; 54], &[]).unwrap(), 2);
+    assert_eq!(run.arrived(1, 10, &frame(60), [arrived(1), ack(1, 1)]).unwrap(), 1);
+    assert_eq!(run.departed(1, 11, &frame(54), []).unwrap(), 2);
     let sample = Sample {
         packet: 1,
         tx_ack: Some(-3),
-        rx_flags: "P.".into(),
+        rx_flags: "P.".chars().collect(),
         pcap_packet: Some(2),
         event: Event::Tx,
         scaling_ratio: Some(128),
         ..Default::default()
     };
-    run.sample(&sample).unwrap();
-    run.sample(&Sample::default()).unwrap();
+    run.sample(sample.clone()).unwrap();
+    run.sample(Sample::default()).unwrap();
     assert_eq!(run.finish(Status::Complete, &json!({"verdict": "ok"})).unwrap(), dir);
 
     assert_eq!(load_samples(&dir).unwrap(), [sample.clone(), Sample::default()]);
@@ -79,8 +83,8 @@ fn a_whole_run_reads_back() {
 fn a_dropped_run_says_interrupted_and_keeps_its_records() {
     let tmp = tempfile::tempdir().unwrap();
     let mut run = RunDir::create(tmp.path(), Options::default()).unwrap();
-    run.sample(&Sample::default()).unwrap();
-    run.decisions(&[ack(1, 7)]).unwrap();
+    run.sample(Sample::default()).unwrap();
+    run.decisions([ack(1, 7)]).unwrap();
     drop(run);
     assert_eq!(load_json(tmp.path(), names::SUMMARY).unwrap()["status"], "interrupted");
     assert_eq!(load_samples(tmp.path()).unwrap().len(), 1);
@@ -92,11 +96,15 @@ fn what_waited_long_enough_is_in_the_files_before_the_end() {
     let tmp = tempfile::tempdir().unwrap();
     let options = Options { flush_every: std::time::Duration::ZERO, ..Default::default() };
     let mut run = RunDir::create(tmp.path(), options).unwrap();
-    run.arrived(1, 1, &[0; 60], &[arrived(1)]).unwrap();
-    run.sample(&Sample::default()).unwrap();
-    assert!(run.next_flush().is_none() || run.next_flush().unwrap().is_zero());
-    run.tick().unwrap();
-    assert_eq!(load_samples(tmp.path()).unwrap().len(), 1);
+    run.arrived(1, 1, &frame(60), [arrived(1)]).unwrap();
+    run.sample(Sample::default()).unwrap();
+    assert!(run.tick().unwrap().is_none());
+    // The writer has it now and flushes without further calls.
+    let begun = std::time::Instant::now();
+    while load_samples(tmp.path()).unwrap().is_empty() {
+        assert!(begun.elapsed() < std::time::Duration::from_secs(10));
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
     assert!(WireReader::open(&tmp.path().join(names::WIRE)).unwrap().next_frame().unwrap().is_some());
     // A kill now: nothing runs any more.
     std::mem::forget(run);
@@ -109,7 +117,7 @@ fn limits_are_kept_and_named() {
     let options = Options { decision_limit: Some(600), wire_limit: Some(2_000), ..Default::default() };
     let mut run = RunDir::create(tmp.path(), options).unwrap();
     for n in 1..=20 {
-        assert_eq!(run.arrived(n, n, &[0; 200], &[arrived(n)]).unwrap(), n);
+        assert_eq!(run.arrived(n, n, &frame(200), [arrived(n)]).unwrap(), n);
     }
     run.finish(Status::Complete, &json!(null)).unwrap();
     let text = fs::read_to_string(tmp.path().join(names::DECISIONS)).unwrap();
@@ -119,6 +127,47 @@ fn limits_are_kept_and_named() {
     assert_eq!(summary["decisions_truncated"]["left_out"], 20 - kept);
     assert!(summary["wire_truncated"]["left_out"].as_u64().unwrap() > 5);
     assert_eq!(summary["packets"], 20);
+}
+
+#[test]
+fn frames_are_cut_to_the_snaplen_and_large_ones_survive_whole() {
+    let tmp = tempfile::tempdir().unwrap();
+    for (snaplen, kept) in [(Some(100), [100, 54]), (None, [70_000, 54]), (Some(3_000), [3_000, 54])] {
+        let options = Options { force: true, snaplen, wire_limit: Some(80_000), ..Default::default() };
+        let mut run = RunDir::create(tmp.path(), options).unwrap();
+        let large: bytes::Bytes = (0..70_000u32).map(|n| n as u8).collect::<Vec<_>>().into();
+        run.arrived(1, 1, &large, [arrived(1)]).unwrap();
+        run.departed(1, 2, &frame(54), []).unwrap();
+        run.finish(Status::Complete, &json!(null)).unwrap();
+        let mut wire = WireReader::open(&tmp.path().join(names::WIRE)).unwrap();
+        for (kept, whole) in kept.into_iter().zip([70_000, 54]) {
+            let f = wire.next_frame().unwrap().unwrap();
+            assert_eq!((f.data.len(), f.original_len), (kept, whole));
+            if whole > 54 {
+                assert!(f.data.iter().enumerate().all(|(n, b)| *b == n as u8));
+            }
+        }
+    }
+}
+
+#[test]
+fn the_order_of_calls_is_the_order_of_the_files_over_many_batches() {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut run = RunDir::create(tmp.path(), Options::default()).unwrap();
+    for n in 1..=5_000 {
+        assert_eq!(run.arrived(n, n, &frame(1_514), [arrived(n), ack(n, n)]).unwrap(), 2 * n - 1);
+        run.sample(Sample { packet: n, ..Default::default() }).unwrap();
+        assert_eq!(run.departed(n, n, &frame(54), []).unwrap(), 2 * n);
+    }
+    run.flush().unwrap();
+    assert!(run.tick().unwrap().is_none());
+    let samples = load_samples(tmp.path()).unwrap();
+    assert!(samples.iter().map(|s| s.packet).eq(1..=5_000));
+    let mut lines = DecisionLines::open(tmp.path()).unwrap();
+    for n in 1..=10_000 {
+        assert_eq!(lines.next_head().unwrap().unwrap().packet, Some(n));
+    }
+    drop(run);
 }
 
 #[test]
@@ -143,8 +192,8 @@ fn a_cut_last_line_is_left_out_but_a_bad_one_inside_is_named() {
     let tmp = tempfile::tempdir().unwrap();
     let mut run = RunDir::create(tmp.path(), Options::default()).unwrap();
     for n in 1..=3 {
-        run.sample(&Sample { packet: n, ..Default::default() }).unwrap();
-        run.decisions(&[arrived(n)]).unwrap();
+        run.sample(Sample { packet: n, ..Default::default() }).unwrap();
+        run.decisions([arrived(n)]).unwrap();
     }
     drop(run);
     let csv = tmp.path().join(names::SAMPLES_CSV);

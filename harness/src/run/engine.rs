@@ -12,7 +12,6 @@ use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use rightedge_stack::{
     Event, Info, ListenOptions, SocketId, SocketOption, Stack, State,
-    decision::Record,
     time::{Duration, Instant},
     units::Seq,
     wire::RxMeta,
@@ -24,7 +23,7 @@ use super::wire::{PORT, SENDER_IP, STACK_IP, Wire};
 use crate::link::{Dir, FrameMeta, Link};
 use crate::observer::{
     Observer,
-    segment::{self, Segment},
+    segment::{self, NotTcp, Segment},
 };
 use crate::record::{Direction, Event as SampleEvent, RunDir, Sample, names};
 use crate::scenario::ReadSchedule;
@@ -151,7 +150,8 @@ pub struct Engine<'a, W: Wire> {
     thinning: Thinning,
     recording: bool,
     next_conn: u32,
-    records: Vec<Record>,
+    /// Kept to be filled anew in every turn.
+    ids: Vec<SocketId>,
     answered: bool,
     link_flushed: std::time::Instant,
 }
@@ -197,7 +197,7 @@ impl<'a, W: Wire> Engine<'a, W> {
             thinning: Thinning { events: 0, step: 1 },
             recording: true,
             next_conn: 0,
-            records: Vec::new(),
+            ids: Vec::new(),
             answered: false,
             link_flushed: std::time::Instant::now(),
         };
@@ -237,9 +237,9 @@ impl<'a, W: Wire> Engine<'a, W> {
                 return Ok(end);
             }
             self.log_link(now)?;
-            self.dir.tick()?;
+            let due = self.dir.tick()?;
             if !busy {
-                let at_most = self.dir.next_flush().unwrap_or(MAX_NAP).min(MAX_NAP);
+                let at_most = due.unwrap_or(MAX_NAP).min(MAX_NAP);
                 let until = self.next_deadline(now);
                 self.wire.wait(until, at_most)?;
             }
@@ -315,7 +315,7 @@ impl<'a, W: Wire> Engine<'a, W> {
         self.frames += 1;
         let number = self.stack.ingress(now, frame, meta);
         // The observer's parser supplies the figures in samples, so that they do not depend on the stack's.
-        let arrival = segment::parse(frame).ok();
+        let arrival = segment::parse(frame);
         self.settle(now, SampleEvent::Rx, Some((number, frame, arrival)))
     }
 
@@ -324,38 +324,39 @@ impl<'a, W: Wire> Engine<'a, W> {
         &mut self,
         now: Instant,
         event: SampleEvent,
-        arrived: Option<(u64, &Bytes, Option<Segment>)>,
+        arrived: Option<(u64, &Bytes, Result<Segment, NotTcp>)>,
     ) -> Result<()> {
-        self.take_records();
         let t = now.as_nanos();
         let mut pcap = None;
-        if let Some((number, frame, _)) = &arrived {
+        if let Some((number, frame, arrival)) = &arrived {
             let packet = if self.recording {
-                self.dir.arrived(*number, t, frame, &self.records)?
+                let records = std::iter::from_fn(|| self.stack.poll_decision());
+                self.dir.arrived(*number, t, frame, records)?
             } else {
                 self.dir.packets()
             };
             pcap = self.recording.then_some(packet);
-            self.observer.frame(packet, t, Direction::In, frame);
+            self.observer.parsed(packet, t, Direction::In, arrival.as_ref());
         } else if self.recording {
-            self.dir.decisions(&self.records)?;
+            self.dir.decisions(std::iter::from_fn(|| self.stack.poll_decision()))?;
         }
         self.welcome(now)?;
         if let Some((_, _, arrival)) = &arrived {
-            self.packets += u64::from(arrival.is_some());
-            self.sample(now, event, pcap, arrival.as_ref(), None)?;
+            self.packets += u64::from(arrival.is_ok());
+            self.sample(now, event, pcap, arrival.as_ref().ok(), None)?;
         } else if event == SampleEvent::Read {
             self.sample(now, event, None, None, None)?;
         }
         while let Some(tx) = self.stack.poll_transmit() {
-            self.take_records();
             let packet = if self.recording {
-                self.dir.departed(tx.id, t, &tx.frame, &self.records)?
+                let records = std::iter::from_fn(|| self.stack.poll_decision());
+                self.dir.departed(tx.id, t, &tx.frame, records)?
             } else {
                 self.dir.packets()
             };
-            self.observer.frame(packet, t, Direction::Out, &tx.frame);
-            if let Ok(out) = segment::parse(&tx.frame) {
+            let departure = segment::parse(&tx.frame);
+            self.observer.parsed(packet, t, Direction::Out, departure.as_ref());
+            if let Ok(out) = departure {
                 self.sample(now, SampleEvent::Tx, self.recording.then_some(packet), None, Some(&out))?;
             }
             self.link.push(now, Dir::Up, tx.frame, Carried::default());
@@ -371,13 +372,6 @@ impl<'a, W: Wire> Engine<'a, W> {
             }
         }
         Ok(())
-    }
-
-    fn take_records(&mut self) {
-        self.records.clear();
-        while let Some(r) = self.stack.poll_decision() {
-            self.records.push(r);
-        }
     }
 
     /// New connections get a reader; closed ones lose theirs.
@@ -431,33 +425,39 @@ impl<'a, W: Wire> Engine<'a, W> {
 
     /// Lets every reader read that is due.
     fn read(&mut self, now: Instant) -> Result<()> {
-        let ids: Vec<SocketId> = self.readers.keys().copied().collect();
-        for id in ids {
-            for _ in 0..BATCH {
-                let Ok(info) = self.stack.info(id) else { break };
-                if info.state == State::CloseWait && info.recv_q == 0 {
-                    // The reader has come to the end of the stream: it closes its side, as a program would.
-                    // Over already: there is nothing to shut.
-                    let _ = self.stack.shutdown(now, id);
-                    self.settle(now, SampleEvent::Timer, None)?;
-                    break;
-                }
-                let Some(r) = self.readers.get_mut(&id) else { break };
-                let Some(want) = r.schedule.poll(now, u64::from(info.recv_q)) else { break };
-                self.recording = self.thinning.wants();
-                self.stack.set_tracing(self.recording);
-                let (mut at, mut bad) = (r.read, None);
-                let got = self.stack.recv_with(now, id, want as usize, &mut |piece| {
-                    bad = bad.or_else(|| first_mismatch(at, piece));
-                    at += piece.len() as u64;
-                });
-                r.corrupt_at = r.corrupt_at.or(bad);
-                r.read = at;
-                if got.is_err() {
-                    break;
-                }
-                self.settle(now, SampleEvent::Read, None)?;
+        let mut ids = std::mem::take(&mut self.ids);
+        ids.clear();
+        ids.extend(self.readers.keys());
+        let result = ids.iter().try_for_each(|id| self.read_from(now, *id));
+        self.ids = ids;
+        result
+    }
+
+    fn read_from(&mut self, now: Instant, id: SocketId) -> Result<()> {
+        for _ in 0..BATCH {
+            let Ok(info) = self.stack.info(id) else { break };
+            if info.state == State::CloseWait && info.recv_q == 0 {
+                // The reader has come to the end of the stream: it closes its side, as a program would.
+                // Over already: there is nothing to shut.
+                let _ = self.stack.shutdown(now, id);
+                self.settle(now, SampleEvent::Timer, None)?;
+                break;
             }
+            let Some(r) = self.readers.get_mut(&id) else { break };
+            let Some(want) = r.schedule.poll(now, u64::from(info.recv_q)) else { break };
+            self.recording = self.thinning.wants();
+            self.stack.set_tracing(self.recording);
+            let (mut at, mut bad) = (r.read, None);
+            let got = self.stack.recv_with(now, id, want as usize, &mut |piece| {
+                bad = bad.or_else(|| first_mismatch(at, piece));
+                at += piece.len() as u64;
+            });
+            r.corrupt_at = r.corrupt_at.or(bad);
+            r.read = at;
+            if got.is_err() {
+                break;
+            }
+            self.settle(now, SampleEvent::Read, None)?;
         }
         Ok(())
     }
@@ -472,13 +472,11 @@ impl<'a, W: Wire> Engine<'a, W> {
         departed: Option<&Segment>,
     ) -> Result<()> {
         let port = arrived.map(|a| a.source.port()).or_else(|| departed.map(|d| d.destination.port()));
-        let ids: Vec<SocketId> = self.readers.keys().copied().collect();
-        for id in ids {
-            let Ok(info) = self.stack.info(id) else { continue };
+        for (&id, r) in &mut self.readers {
             if ids_differ(self.next_conn, port, || self.stack.addresses(id).ok().map(|(_, r)| r.port())) {
                 continue;
             }
-            let Some(r) = self.readers.get_mut(&id) else { continue };
+            let Ok(info) = self.stack.info(id) else { continue };
             if event == SampleEvent::Read && info.copied_seq == r.info.copied_seq {
                 continue;
             }
@@ -495,7 +493,7 @@ impl<'a, W: Wire> Engine<'a, W> {
                 conn: r.index,
                 rx_seq: arrived.map_or(0, |a| rel(Seq(a.seq))),
                 rx_len: arrived.map_or(0, |a| a.payload),
-                rx_flags: arrived.or(departed).map(|a| a.flag_letters()).unwrap_or_default(),
+                rx_flags: arrived.or(departed).map(|a| a.letters().collect()).unwrap_or_default(),
                 tx_ack: departed.map(|d| rel(Seq(d.ack))),
                 tx_win_field: departed.map(|d| d.window),
                 tx_wnd: departed.map(|d| u32::from(d.window) << info.rcv_wscale),
@@ -534,7 +532,7 @@ impl<'a, W: Wire> Engine<'a, W> {
             r.info = info;
             if self.recording {
                 // Figures of events that are not recorded go into the next one that is.
-                self.dir.sample(&s)?;
+                self.dir.sample(s)?;
                 r.seen = now_marks;
             }
         }

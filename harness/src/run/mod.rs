@@ -52,6 +52,9 @@ pub struct RunSpec {
     pub offload: bool,
     /// Seed of the stack's initial sequence numbers.
     pub seed: u64,
+    /// Most bytes of each frame that the capture holds; all of them unless said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snaplen: Option<u32>,
 }
 
 impl RunSpec {
@@ -77,6 +80,7 @@ impl RunSpec {
             clock,
             offload,
             seed: 1,
+            snaplen: None,
         };
         spec.stack_config()?.check()?;
         spec.listen_options()?;
@@ -174,6 +178,7 @@ pub fn run_one(spec: &RunSpec, path: &Path, force: bool, stop: &Arc<AtomicBool>)
         force,
         decision_limit: Some(RECORD_LIMIT),
         wire_limit: Some(RECORD_LIMIT),
+        snaplen: spec.snaplen,
         wire: WireInfo {
             description: format!("receive stack, policy {}", spec.policy),
             epoch_ns,

@@ -45,9 +45,10 @@ const SERIES: [&str; 8] =
 /// Figures so far.
 #[derive(Debug, Default)]
 pub struct Tally {
-    series: BTreeMap<&'static str, Series>,
+    /// In the order of [`SERIES`].
+    series: [Series; SERIES.len()],
     /// Snapshots of all series at the packets that rules name.
-    at_packet: BTreeMap<u64, BTreeMap<&'static str, i64>>,
+    at_packet: BTreeMap<u64, Option<[i64; SERIES.len()]>>,
     last_ssthresh: Option<i64>,
     ssthresh_falls: u64,
     drops: u64,
@@ -81,7 +82,7 @@ impl Tally {
     /// A tally that keeps what `rules` will ask for.
     #[must_use]
     pub fn new(rules: &[Expect]) -> Self {
-        let at_packet = rules.iter().filter_map(|r| r.at_packet).map(|p| (p, BTreeMap::new())).collect();
+        let at_packet = rules.iter().filter_map(|r| r.at_packet).map(|p| (p, None)).collect();
         Tally { at_packet, ..Tally::default() }
     }
 
@@ -97,14 +98,12 @@ impl Tally {
             s.skmem_r - s.skmem_rb,
             i64::from(cwnd),
         ];
-        for (name, v) in SERIES.into_iter().zip(values) {
-            self.series.entry(name).or_default().add(v);
+        for (series, v) in self.series.iter_mut().zip(values) {
+            series.add(v);
         }
         self.packets = self.packets.max(s.packet);
         if let Some(at) = self.at_packet.get_mut(&s.packet) {
-            for (name, v) in SERIES.into_iter().zip(values) {
-                at.insert(name, v);
-            }
+            *at = Some(values);
         }
         if self.last_ssthresh.is_some_and(|before| s.rcv_ssthresh < before) {
             self.ssthresh_falls += 1;
@@ -157,10 +156,12 @@ impl Tally {
             "sender.written" => int(end.sender.written),
             _ => {
                 let (series, which) = name.rsplit_once('.')?;
+                let column = SERIES.iter().position(|s| *s == series)?;
                 if let Some(p) = at_packet {
-                    return self.at_packet.get(&p)?.get(series).map(|v| Quantity::Int(*v));
+                    let values = self.at_packet.get(&p)?.as_ref()?;
+                    return values.get(column).map(|v| Quantity::Int(*v));
                 }
-                self.series.get(series)?.get(which).map(Quantity::Int)
+                self.series.get(column)?.get(which).map(Quantity::Int)
             }
         }
     }
@@ -168,7 +169,8 @@ impl Tally {
     /// Largest value of a series.
     #[must_use]
     pub fn max(&self, series: &str) -> i64 {
-        self.series.get(series).map_or(0, |s| s.max)
+        let column = SERIES.iter().position(|s| *s == series);
+        column.and_then(|c| self.series.get(c)).map_or(0, |s| s.max)
     }
 }
 

@@ -80,8 +80,10 @@ pub enum Receiver {
     Kernel,
     /// The stack, its decisions taken and thrown away
     Decisions,
-    /// The run loop of `rightedge run` with its recording
+    /// The run loop of `rightedge run` with its recording, of each frame the headers
     Recorded,
+    /// The same, and of each frame all
+    RecordedWhole,
 }
 
 impl Receiver {
@@ -94,6 +96,7 @@ impl Receiver {
         Receiver::Kernel,
         Receiver::Decisions,
         Receiver::Recorded,
+        Receiver::RecordedWhole,
     ];
 
     fn name(self) -> &'static str {
@@ -105,6 +108,7 @@ impl Receiver {
             Receiver::Kernel => "kernel over veth",
             Receiver::Decisions => "rightedge, decisions on",
             Receiver::Recorded => "rightedge, recorded",
+            Receiver::RecordedWhole => "rightedge, recorded, whole frames",
         }
     }
 
@@ -127,7 +131,8 @@ impl Receiver {
             }
             Receiver::Smoltcp => Port::open(offload)?.drive(&mut rival::Rival::new(offload)?, meter, stop),
             Receiver::Kernel => veth::round(offload, meter, stop),
-            Receiver::Recorded => recorded::round(offload, length),
+            Receiver::Recorded => recorded::round(offload, length, Some(recorded::SNAPLEN)),
+            Receiver::RecordedWhole => recorded::round(offload, length, None),
         }
     }
 }

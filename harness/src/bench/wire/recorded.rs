@@ -2,8 +2,8 @@
 //!
 //! What it is compared with is the stack in this benchmark's own loop with decisions off. So the ratio holds everything that
 //! a recorded run does more: decisions, samples, capture, the second parser, the check of every byte against the pattern,
-//! a copy of every frame, and the figures for the report; behind the first 150 000 events thinned as any run is. There is no
-//! such loop without a recording to compare with. The whole run counts, handshake and the last flush included.
+//! what is captured of every frame, and the figures for the report; behind the first 150 000 events thinned as any run is.
+//! There is no such loop without a recording to compare with. The whole run counts, handshake and the last flush included.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -22,6 +22,9 @@ use crate::scenario::{Clock, Scenario, SysctlValue, units};
 /// As `rightedge run` has it: most bytes of captured frames, and of decisions.
 const RECORD_LIMIT: u64 = 1 << 30;
 
+/// Bytes kept of each frame where not all are: every header, as those who capture at such rates have it.
+pub(super) const SNAPLEN: u32 = 256;
+
 const SCENARIO: &str = r#"
 name = "bench-wire"
 about = "An eager reader behind a large window"
@@ -31,11 +34,11 @@ sender = { write = "64KiB", congestion = "cubic", timestamps = false, end = "kee
 limits = { time = "1s" }
 "#;
 
-/// One round of `length`. The thread must be in a namespace of its own.
+/// One round of `length`, with at most `snaplen` bytes of each frame in the capture. The thread must be in a namespace of its own.
 ///
 /// # Errors
 /// The device, the sender or the directory failed.
-pub(super) fn round(offload: bool, length: Duration) -> Result<Round> {
+pub(super) fn round(offload: bool, length: Duration, snaplen: Option<u32>) -> Result<Round> {
     let mut scenario = Scenario::parse("bench-wire", SCENARIO)?;
     let nanos = u64::try_from(length.as_nanos()).unwrap_or(u64::MAX);
     scenario.limits.time = Some(units::Span(Span::from_nanos(nanos)));
@@ -46,6 +49,7 @@ pub(super) fn round(offload: bool, length: Duration) -> Result<Round> {
     let options = Options {
         decision_limit: Some(RECORD_LIMIT),
         wire_limit: Some(RECORD_LIMIT),
+        snaplen,
         wire: WireInfo { description: "receive stack, policy linux-6.18".to_owned(), ..WireInfo::default() },
         ..Options::default()
     };

@@ -2,6 +2,7 @@
 //!
 //! All are a [`Wire`]: frames in and out, a clock, and a way to wait. A run loop does not know which it has.
 
+mod buffers;
 pub mod embedded;
 pub mod tap;
 

@@ -15,7 +15,7 @@ use rightedge_tapctl::{
     vnet::{GsoType, VnetHdr, VnetHdrSize},
 };
 
-use super::{PORT, SENDER_IP, STACK_IP, SenderReport, Wire, nap, since};
+use super::{PORT, SENDER_IP, STACK_IP, SenderReport, Wire, buffers::Buffers, nap, since};
 use crate::scenario::Scenario;
 use crate::sender::{
     End, Role,
@@ -31,7 +31,7 @@ pub struct TapWire {
     header: usize,
     sender: Option<KernelSender>,
     started: std::time::Instant,
-    buffer: Vec<u8>,
+    buffers: Buffers,
     last: Option<TcpSample>,
     what: String,
 }
@@ -48,6 +48,12 @@ pub struct KernelSide {
 }
 
 impl KernelSide {
+    /// What the largest frame of the device needs, bytes.
+    fn frame_room(&self) -> usize {
+        let mtu = self.mtu.map_or(1500, |m| m as usize);
+        (mtu + 64).min(MAX_FRAME_LEN)
+    }
+
     fn of(s: &Scenario) -> Self {
         let flag = |name: &str, on: bool| (name.to_owned(), u8::from(on).to_string());
         let mut sysctls = vec![
@@ -112,8 +118,8 @@ impl TapWire {
         side.apply(DEVICE)?;
         let started = std::time::Instant::now();
         let sender = KernelSender::start(cfg, KERNEL_HOOKS)?;
-        let buffer = vec![0; MAX_FRAME_LEN];
-        Ok(TapWire { tap, header, sender: Some(sender), started, buffer, last: None, what })
+        let buffers = Buffers::new(if offload { MAX_FRAME_LEN } else { 2048.max(side.frame_room()) });
+        Ok(TapWire { tap, header, sender: Some(sender), started, buffers, last: None, what })
     }
 }
 
@@ -183,30 +189,26 @@ impl Wire for TapWire {
     }
 
     fn recv(&mut self, _now: Instant) -> Result<Option<(Bytes, RxMeta)>> {
-        let n = match self.tap.recv(&mut self.buffer) {
+        let n = match self.tap.recv(self.buffers.next()) {
             Ok(n) => n,
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
                 return Ok(None);
             }
             Err(e) => return Err(e).context("cannot read from the TAP device"),
         };
-        let data = self.buffer.get(..n).unwrap_or_default();
+        let data = self.buffers.next().get(..n).unwrap_or_default();
         let mut meta = RxMeta::default();
-        let frame = match self.tap.vnet_hdr() {
-            Some(size) => {
-                let (h, frame) =
-                    VnetHdr::parse(data, size).context("virtio header of a frame from the kernel")?;
-                meta = RxMeta {
-                    gso_size: if h.gso() == GsoType::None { 0 } else { h.gso_size.get() },
-                    hdr_len: h.hdr_len.get(),
-                    csum_ok: h.needs_csum() || h.data_valid(),
-                };
-                frame
-            }
-            None => data,
-        };
-        // The frame gets a buffer of its own size: a small segment must not keep 64 KiB alive.
-        Ok(Some((Bytes::copy_from_slice(frame), meta)))
+        let mut start = 0;
+        if let Some(size) = self.tap.vnet_hdr() {
+            let (h, _) = VnetHdr::parse(data, size).context("virtio header of a frame from the kernel")?;
+            meta = RxMeta {
+                gso_size: if h.gso() == GsoType::None { 0 } else { h.gso_size.get() },
+                hdr_len: h.hdr_len.get(),
+                csum_ok: h.needs_csum() || h.data_valid(),
+            };
+            start = self.header;
+        }
+        Ok(Some((self.buffers.take(start..n), meta)))
     }
 
     fn send(&mut self, _now: Instant, frame: &Bytes) -> Result<bool> {
