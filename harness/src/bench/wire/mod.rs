@@ -88,7 +88,7 @@ pub enum Receiver {
 
 impl Receiver {
     /// Everybody, in the order of a round.
-    pub const ALL: [Receiver; 7] = [
+    pub const ALL: [Receiver; 8] = [
         Receiver::Null,
         Receiver::NullEverySecond,
         Receiver::Rightedge,
