@@ -90,6 +90,9 @@ pub struct MeasureArgs {
     /// The largest queue that is collapsed, MiB charged
     #[arg(long, default_value_t = 64, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..=512))]
     pub largest: u32,
+    /// Of segments and instructions only these groups, as in in-order-1448 or holes
+    #[arg(long = "group", value_name = "NAME", value_parser = segment::GROUPS)]
+    pub groups: Vec<String>,
     /// The most connections
     #[arg(long, default_value_t = 100_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=500_000))]
     pub connections: u32,
@@ -134,7 +137,7 @@ pub fn main(args: &BenchArgs) -> Result<u8> {
             Ok(DONE)
         }
         Some(BenchCommand::Path { path }) => {
-            instructions::work(path)?;
+            writeln!(anstream::stdout().lock(), "{}", instructions::work(path)?)?;
             Ok(DONE)
         }
     }
@@ -209,8 +212,10 @@ fn one(
 ) -> Result<()> {
     match what {
         What::Segment => {
-            report.measured.extend(segment::in_order(effort, each));
-            report.measured.extend(segment::holes(fewer(effort), each));
+            for group in segment::GROUPS.into_iter().filter(|g| wanted(args, g)) {
+                let effort = if group.starts_with("holes") { fewer(effort) } else { effort };
+                report.measured.extend(segment::measure(group, effort, each));
+            }
         }
         What::Collapse => {
             report.collapse = collapse::by_size(fewer(effort), args.largest << 20, each);
@@ -225,7 +230,7 @@ fn one(
             report.measured.extend(scale::attack(fewer(effort), each));
             report.measured.extend(scale::idle_memory(args.connections));
         }
-        What::Instructions => match instructions::count(each) {
+        What::Instructions => match instructions::count(&|group| wanted(args, group), each) {
             Ok(counted) => report.measured.extend(counted),
             Err(e) => anstream::eprintln!("note: without instructions: {e:#}"),
         },
@@ -240,6 +245,11 @@ fn one(
         What::Virtual => report.measured.push(in_virtual_time(each)?),
     }
     Ok(())
+}
+
+/// Is this group of segments asked for?
+fn wanted(args: &MeasureArgs, group: &str) -> bool {
+    args.groups.is_empty() || args.groups.iter().any(|g| g == group)
 }
 
 /// What takes long for every round gets a third of them.

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use rightedge_benches::connection::{Connections, Forger, Setup};
 use rightedge_benches::rival::Rival;
 use rightedge_benches::{Receiver, feed};
-use rightedge_stack::profile::{Coalesce, Profile};
+use rightedge_stack::profile::Coalesce;
 use rightedge_stack::wire::RxMeta;
 
 use super::measure::{Case, Effort, Measured, Timed, compare, timed};
@@ -52,33 +52,65 @@ fn ours(setup: &Setup, len: u32) -> Stream<Connections> {
     Stream { peer: receiver.peers[0], receiver, at: 0, len }
 }
 
-fn case<'a, R: Receiver + 'a>(name: &str, mut stream: Stream<R>) -> Case<'a> {
+fn case<R: Receiver + 'static>(name: &str, mut stream: Stream<R>) -> Case<'static> {
     Case::new(name, move || stream.round())
 }
 
-/// In order: full, small and tiny segments, super-segments; with coalescing and without.
-pub fn in_order(effort: Effort, each: &mut dyn FnMut(&str)) -> Vec<Measured> {
-    let mut all = Vec::new();
-    for len in [1, 100, 1448] {
-        let mut separate = Profile::linux_6_18();
-        separate.coalesce = Coalesce::Off;
-        let rival = Rival::new(4 << 20);
-        let mut cases = [
-            case("rightedge", ours(&Setup::usual(), len)),
-            case("smoltcp", Stream { peer: rival.peer, receiver: rival, at: 0, len }),
-            case("rightedge, decisions on", ours(&Setup { decisions: true, ..Setup::usual() }, len)),
-            case("rightedge, coalesce=off", ours(&Setup { profile: separate, ..Setup::usual() }, len)),
-        ];
-        all.extend(compare(&format!("segment/in-order-{len}"), "segment", effort, &mut cases, each));
+/// What is compared: in order with full, small and tiny segments, super-segments, and between holes.
+pub const GROUPS: [&str; 6] =
+    ["in-order-1", "in-order-100", "in-order-1448", "super-64k", "holes", "holes, decisions on"];
+
+/// The cases of a group, ours first; none if there is no such group.
+#[must_use]
+pub fn cases(group: &str) -> Vec<Case<'static>> {
+    let tracing = || Setup { decisions: true, ..Setup::usual() };
+    let mut separate = Setup::usual();
+    separate.profile.coalesce = Coalesce::Off;
+    match group {
+        "in-order-1" | "in-order-100" | "in-order-1448" => {
+            let len = group.rsplit('-').next().and_then(|n| n.parse().ok()).unwrap_or(1448);
+            let rival = Rival::new(4 << 20);
+            vec![
+                case("rightedge", ours(&Setup::usual(), len)),
+                case("smoltcp", Stream { peer: rival.peer, receiver: rival, at: 0, len }),
+                case("rightedge, decisions on", ours(&tracing(), len)),
+                case("rightedge, coalesce=off", ours(&separate, len)),
+            ]
+        }
+        "super-64k" => {
+            let len = 44 * 1448;
+            let large = |setup: &Setup| {
+                let mut large = ours(setup, len);
+                large.receiver.with_meta(RxMeta { gso_size: 1448, hdr_len: 0, csum_ok: true });
+                large
+            };
+            let rival = Rival::new(8 << 20);
+            vec![
+                case("rightedge", large(&Setup::usual())),
+                case("smoltcp", Stream { peer: rival.peer, receiver: rival, at: 0, len }),
+                case("rightedge, decisions on", large(&tracing())),
+                case("rightedge, coalesce=off", large(&separate)),
+            ]
+        }
+        "holes" => HOLES.map(|n| between_holes(n, false)).into(),
+        "holes, decisions on" => HOLES.map(|n| between_holes(n, true)).into(),
+        _ => Vec::new(),
     }
-    let len = 44 * 1448;
-    let mut large = ours(&Setup::usual(), len);
-    large.receiver.with_meta(RxMeta { gso_size: 1448, hdr_len: 0, csum_ok: true });
-    let rival = Rival::new(8 << 20);
-    let mut cases =
-        [case("rightedge", large), case("smoltcp", Stream { peer: rival.peer, receiver: rival, at: 0, len })];
-    all.extend(compare("segment/super-64k", "super-segment", effort, &mut cases, each));
-    all
+}
+
+/// Times a group.
+pub fn measure(group: &str, effort: Effort, each: &mut dyn FnMut(&str)) -> Vec<Measured> {
+    compare(&format!("segment/{group}"), per(group), effort, &mut cases(group), each)
+}
+
+/// What the figures of a group are per.
+#[must_use]
+pub fn per(group: &str) -> &'static str {
+    match group {
+        "super-64k" => "super-segment",
+        g if g.starts_with("holes") => "insert",
+        _ => "segment",
+    }
 }
 
 /// The price of global pressure: the same segments when all connections together use too much.
@@ -90,21 +122,14 @@ pub fn pressure(effort: Effort, each: &mut dyn FnMut(&str)) -> Vec<Measured> {
     compare("scale/pressure", "segment", effort, &mut cases, each)
 }
 
-/// Does the work of `rounds` rounds for somebody who counts instructions; `false` if there is no such kind.
-pub fn repeat(kind: &str, len: u32, rounds: u32) -> bool {
-    let mut stream: Box<dyn FnMut() -> Timed> = match kind {
-        "in-order" => {
-            let mut s = ours(&Setup::usual(), len);
-            Box::new(move || s.round())
-        }
-        "rival" => {
-            let receiver = Rival::new(4 << 20);
-            let mut s = Stream { peer: receiver.peer, receiver, at: 0, len };
-            Box::new(move || s.round())
-        }
-        _ => return false,
-    };
-    (0..rounds).all(|_| stream().count > 0.0)
+/// Does the work of a case for somebody who counts instructions. Returns how many segments that was, if there is such a case.
+#[must_use]
+pub fn repeat(group: &str, case: &str) -> Option<u64> {
+    let mut case = cases(group).into_iter().find(|c| c.name == case)?;
+    // Behind a queue that was filled for it, once is enough.
+    let rounds = if group.starts_with("holes") { 1 } else { 8 };
+    let count: f64 = (0..rounds).map(|_| (case.round)().count).sum();
+    Some(count as u64)
 }
 
 /// Segments that come out of order are put between so many holes.
@@ -112,29 +137,42 @@ const HOLES: [u32; 5] = [10, 100, 1_000, 10_000, 100_000];
 /// How many are timed.
 const INSERTS: u32 = 500;
 
-/// Out of order: the cost of one more when there are that many holes, at places all over the queue.
-pub fn holes(effort: Effort, each: &mut dyn FnMut(&str)) -> Vec<Measured> {
-    let mut cases: Vec<Case<'_>> = HOLES
-        .iter()
-        .map(|&holes| {
-            Case::new(holes.to_string(), move || {
-                let mut c = Connections::new(&Setup { rcvbuf: Some(1 << 30), ..Setup::usual() }, 1);
-                let n = holes + INSERTS;
-                // Every place once, in an order that jumps about: the multiplier is a prime.
-                let places = (0..n).map(|i| (u64::from(i) * 2_654_435_761 % u64::from(n)) as u32 * 200 + 100);
-                let frames: Vec<Bytes> = c.peers[0].segments(places, 50);
-                let (before, timed_ones) = frames.split_at(holes as usize);
-                for f in before {
-                    c.arrive(f);
-                }
-                timed(|| {
-                    for f in timed_ones {
-                        c.arrive(f);
-                    }
-                    INSERTS.into()
-                })
-            })
+/// The cost of one more when there are that many holes, at places all over the queue. The rival holds a few holes at the most,
+/// and is not asked.
+fn between_holes(holes: u32, decisions: bool) -> Case<'static> {
+    Case::new(holes.to_string(), move || {
+        let setup = Setup { rcvbuf: Some(1 << 30), decisions, ..Setup::usual() };
+        let mut c = Connections::new(&setup, 1);
+        let n = holes + INSERTS;
+        // Every place once, in an order that jumps about: the multiplier is a prime.
+        let places = (0..n).map(|i| (u64::from(i) * 2_654_435_761 % u64::from(n)) as u32 * 200 + 100);
+        let frames: Vec<Bytes> = c.peers[0].segments(places, 50);
+        let (before, timed_ones) = frames.split_at(holes as usize);
+        for f in before {
+            c.arrive(f);
+        }
+        timed(|| {
+            feed(&mut c, timed_ones, timed_ones.len());
+            INSERTS.into()
         })
-        .collect();
-    compare("segment/holes", "insert", effort, &mut cases, each)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_case_does_its_work() {
+        for group in GROUPS {
+            let all = cases(group);
+            assert!(all.len() >= 4, "{group}");
+            for mut case in all {
+                if case.name.len() < 6 || !group.starts_with("holes") {
+                    assert!((case.round)().count > 0.0, "{group}, {}", case.name);
+                }
+            }
+        }
+        assert!(cases("no-such").is_empty() && repeat("in-order-1", "nobody").is_none());
+    }
 }
