@@ -87,12 +87,19 @@ const RING: u32 = 64;
 /// Fills a queue until one more segment calls for a collapse, or until the window is used up.
 #[must_use]
 pub fn full(shape: &Shape) -> Full {
-    // How many go in is found out first: the last one must not be in when the clock starts.
-    let fits = fill(shape, u64::MAX).segments;
-    fill(shape, fits)
+    fill(shape, fits(shape))
 }
 
-fn fill(shape: &Shape, most: u64) -> Full {
+/// How many segments go in before the one that calls for a collapse. That is found out by letting it in, so before the clock
+/// starts.
+#[must_use]
+pub fn fits(shape: &Shape) -> u64 {
+    fill(shape, u64::MAX).segments
+}
+
+/// A queue of `most` segments.
+#[must_use]
+pub fn fill(shape: &Shape, most: u64) -> Full {
     let setup = Setup {
         profile: shape.profile.clone(),
         driver: shape.driver,

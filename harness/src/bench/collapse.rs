@@ -1,10 +1,11 @@
 //! What a collapse costs beside the plain copy of the same bytes, and what other policies cost.
 
 use std::cell::RefCell;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rightedge_benches::Receiver;
-use rightedge_benches::queue::{Shape, Which, full, plain_copy, used_memory};
+use rightedge_benches::queue::{Shape, Which, fill, fits, full, plain_copy, used_memory};
 use rightedge_stack::nic::Driver;
 use rightedge_stack::profile::Profile;
 use serde::{Deserialize, Serialize};
@@ -67,14 +68,21 @@ fn sizes(most: u32) -> impl Iterator<Item = u32> {
     (0..7).map(|i| (64 << 10) << (2 * i)).chain([512 << 20]).filter(move |n| *n <= most)
 }
 
-/// Time per collapse against the size of the queue, up to `most` bytes charged.
-pub fn by_size(effort: Effort, most: u32, each: &mut dyn FnMut(&str)) -> Vec<Point> {
+/// Time per collapse against the size of the queue, up to `most` bytes charged. When `stop` is set, the points that are there are
+/// returned.
+pub fn by_size(effort: Effort, most: u32, stop: &AtomicBool, each: &mut dyn FnMut(&str)) -> Vec<Point> {
     let mut points = Vec::new();
     for (segment, driver, which, partly_read) in QUEUES {
         let order = if which == Which::InOrder { "in order" } else { "out of order" };
         let read = if partly_read { ", the first half read" } else { "" };
         let what = format!("{segment} B, {}, {order}{read}", driver.name());
         for charged in sizes(most) {
+            if stop.load(Ordering::Relaxed) {
+                return points;
+            }
+            // What takes gigabytes takes long, and differs little from round to round.
+            let rounds = if charged >= 128 << 20 { effort.rounds.min(3) } else { effort.rounds };
+            let effort = Effort { rounds, ..effort };
             let shape = Shape { profile: Profile::linux_6_1(), driver, charged, segment, which, partly_read };
             points.extend(point(&what, &shape, effort, each));
         }
@@ -86,8 +94,9 @@ pub fn by_size(effort: Effort, most: u32, each: &mut dyn FnMut(&str)) -> Vec<Poi
 fn point(what: &str, shape: &Shape, effort: Effort, each: &mut dyn FnMut(&str)) -> Option<Point> {
     let (mut payload, mut segments, mut left) = (0, 0, 0);
     let pieces = RefCell::new(Vec::new());
+    let fits = fits(shape);
     let collapsing = || {
-        let mut q = full(shape);
+        let mut q = fill(shape, fits);
         (payload, segments) = (q.payload, q.segments);
         pieces.replace(std::mem::take(&mut q.frames));
         let _plug = used_memory(q.payload);
@@ -291,8 +300,9 @@ mod tests {
     #[test]
     fn queues_collapse_and_the_copy_copies() {
         let effort = Effort { warm_up: 0, rounds: 1 };
-        let points = by_size(effort, 256 << 10, &mut |_| ());
+        let points = by_size(effort, 256 << 10, &AtomicBool::new(false), &mut |_| ());
         assert!(points.len() >= 12, "{}", points.len());
+        assert!(by_size(effort, 256 << 10, &AtomicBool::new(true), &mut |_| ()).is_empty());
         for p in &points {
             assert!(p.left < p.charged && p.payload > 0 && p.milliseconds() > 0.0, "{p:?}");
             assert!(p.ratio_to_copy() > 0.0, "{p:?}");

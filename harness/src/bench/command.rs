@@ -218,7 +218,7 @@ fn one(
             }
         }
         What::Collapse => {
-            report.collapse = collapse::by_size(fewer(effort), args.largest << 20, each);
+            report.collapse = collapse::by_size(fewer(effort), args.largest << 20, stop, each);
             report.kernel = beside_the_kernel(fewer(effort), each)?;
         }
         What::Policies => {
