@@ -8,6 +8,10 @@ use plotters::prelude::{
 
 use super::report::Report;
 
+fn kib(bytes: u32) -> f64 {
+    f64::from(bytes) / 1024.0
+}
+
 /// Time against what is charged, both logarithmic: ours as lines, the plain copy as thin ones, the live kernel as marks.
 ///
 /// # Errors
@@ -30,7 +34,7 @@ pub(super) fn collapse(report: &Report) -> Result<String> {
             .x_label_area_size(50)
             .y_label_area_size(80)
             .build_cartesian_2d(
-                (50_000f64..f64::from(most) * 1.3).log_scale(),
+                (kib(48 << 10)..kib(most) * 1.3).log_scale(),
                 (low / 3.0..high * 2.0).log_scale(),
             )
             .map_err(|e| failed(&e))?;
@@ -38,7 +42,7 @@ pub(super) fn collapse(report: &Report) -> Result<String> {
             .configure_mesh()
             .x_desc("charged to the queue (sk_rmem_alloc), KiB")
             .y_desc("milliseconds for the arrival that collapses it")
-            .x_label_formatter(&|x| format!("{:.0}", x / 1024.0))
+            .x_label_formatter(&|x| format!("{x:.0}"))
             .y_label_formatter(&|y| format!("{y}"))
             .label_style(font.clone())
             .draw()
@@ -48,7 +52,7 @@ pub(super) fn collapse(report: &Report) -> Result<String> {
         for (i, kind) in kinds.iter().enumerate() {
             let color = Palette99::pick(i).to_rgba();
             let of = || points.iter().filter(|p| p.what == *kind);
-            let line = of().map(|p| (f64::from(p.charged), p.milliseconds()));
+            let line = of().map(|p| (kib(p.charged), p.milliseconds()));
             chart
                 .draw_series(LineSeries::new(line, color.stroke_width(3)))
                 .map_err(|e| failed(&e))?
@@ -56,18 +60,25 @@ pub(super) fn collapse(report: &Report) -> Result<String> {
                 .legend(move |(x, y)| PathElement::new([(x, y), (x + 22, y)], color.stroke_width(3)));
             let floor = of().filter_map(|p| {
                 let copy = p.measured.iter().find(|m| m.case == super::collapse::COPY)?;
-                Some((f64::from(p.charged), copy.median() / 1e6))
+                Some((kib(p.charged), copy.median() / 1e6))
             });
             chart
                 .draw_series(LineSeries::new(floor, color.mix(0.4).stroke_width(1)))
                 .map_err(|e| failed(&e))?;
-            let dots = of().map(|p| Circle::new((f64::from(p.charged), p.milliseconds()), 4, color.filled()));
+            let dots = of().map(|p| Circle::new((kib(p.charged), p.milliseconds()), 4, color.filled()));
             chart.draw_series(dots).map_err(|e| failed(&e))?;
         }
+        let nothing: [(f64, f64); 0] = [];
+        chart
+            .draw_series(LineSeries::new(nothing, BLACK.mix(0.4).stroke_width(1)))
+            .map_err(|e| failed(&e))?
+            .label("thin: a plain copy of the same bytes")
+            .legend(|(x, y)| PathElement::new([(x, y), (x + 22, y)], BLACK.mix(0.4).stroke_width(1)));
         if !report.kernel.is_empty() {
-            let marks = report.kernel.iter().map(|k| {
-                TriangleMarker::new((f64::from(k.charged), k.kernel.median() / 1e6), 9, BLACK.filled())
-            });
+            let marks = report
+                .kernel
+                .iter()
+                .map(|k| TriangleMarker::new((kib(k.charged), k.kernel.median() / 1e6), 9, BLACK.filled()));
             chart
                 .draw_series(marks)
                 .map_err(|e| failed(&e))?
