@@ -57,13 +57,7 @@ pub fn count(wanted: &dyn Fn(&str) -> bool, each: &mut dyn FnMut(&str)) -> Resul
             });
         }
         drop(done);
-        results
-            .iter()
-            .map(|r| {
-                each("instructions");
-                r
-            })
-            .collect::<Result<_>>()
+        results.iter().inspect(|_| each("instructions")).collect::<Result<_>>()
     })?;
     counted.sort_by_key(|(at, _)| *at);
     let measured = |(n, (group, case)): ((usize, f64), (&str, String))| Measured {
