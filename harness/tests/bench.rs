@@ -99,7 +99,7 @@ fn a_segment_takes_no_more_instructions_than_it_did() {
 }
 
 /// Instructions per segment in the profile that tests are built with, and a tenth for another compiler.
-const LIMIT: f64 = 6_000.0;
+const LIMIT: f64 = 2_100.0;
 
 #[test]
 fn what_is_typed_wrong_is_answered_with_what_is_right() {
