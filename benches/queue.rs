@@ -17,6 +17,17 @@ pub enum Which {
     OutOfOrder,
 }
 
+/// Queues that are measured: segment size, driver, which, partly read.
+pub const QUEUES: [(u32, Driver, Which, bool); 7] = [
+    (1448, Driver::Page4K, Which::InOrder, false),
+    (1448, Driver::Page4K, Which::InOrder, true),
+    (1448, Driver::Page4K, Which::OutOfOrder, false),
+    (1448, Driver::Buf16K, Which::InOrder, false),
+    (536, Driver::Page4K, Which::InOrder, false),
+    (100, Driver::TapAlloc, Which::InOrder, false),
+    (1, Driver::TapAlloc, Which::InOrder, false),
+];
+
 /// A queue to be collapsed.
 #[derive(Clone, Debug)]
 pub struct Shape {

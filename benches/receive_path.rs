@@ -7,10 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use rightedge_benches::connection::{Connections, Setup};
-use rightedge_benches::queue::{Shape, Which, full, plain_copy, used_memory};
+use rightedge_benches::queue::{QUEUES, Shape, full, plain_copy, used_memory};
 use rightedge_benches::rival::Rival;
 use rightedge_benches::{Receiver, feed};
-use rightedge_stack::nic::Driver;
 use rightedge_stack::profile::Profile;
 
 /// Segments in a batch; the application reads behind every [`READ`].
@@ -64,15 +63,7 @@ fn collapse(c: &mut Criterion) {
     let mut group = c.benchmark_group("collapse");
     group.sample_size(10).warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(1));
     let most = std::env::var("RIGHTEDGE_LARGEST_MIB").ok().and_then(|n| n.parse().ok()).unwrap_or(16u32);
-    for (segment, driver, which, partly_read) in [
-        (1448, Driver::Page4K, Which::InOrder, false),
-        (1448, Driver::Page4K, Which::InOrder, true),
-        (1448, Driver::Page4K, Which::OutOfOrder, false),
-        (1448, Driver::Buf16K, Which::InOrder, false),
-        (536, Driver::Page4K, Which::InOrder, false),
-        (100, Driver::TapAlloc, Which::InOrder, false),
-        (1, Driver::TapAlloc, Which::InOrder, false),
-    ] {
+    for (segment, driver, which, partly_read) in QUEUES {
         for charged in [64 << 10, 1 << 20, 16 << 20, 128 << 20, 512 << 20] {
             if charged > most.saturating_mul(1 << 20) {
                 continue;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rightedge_benches::Receiver;
-use rightedge_benches::queue::{Shape, Which, fill, fits, full, plain_copy, used_memory};
+use rightedge_benches::queue::{QUEUES, Shape, Which, fill, fits, full, plain_copy, used_memory};
 use rightedge_stack::nic::Driver;
 use rightedge_stack::profile::Profile;
 use serde::{Deserialize, Serialize};
@@ -51,17 +51,6 @@ impl Point {
 pub const OURS: &str = "rightedge";
 /// The floor.
 pub const COPY: &str = "plain copy";
-
-/// Queues that are measured: segment size, driver, which, partly read.
-const QUEUES: [(u32, Driver, Which, bool); 7] = [
-    (1448, Driver::Page4K, Which::InOrder, false),
-    (1448, Driver::Page4K, Which::InOrder, true),
-    (1448, Driver::Page4K, Which::OutOfOrder, false),
-    (1448, Driver::Buf16K, Which::InOrder, false),
-    (536, Driver::Page4K, Which::InOrder, false),
-    (100, Driver::TapAlloc, Which::InOrder, false),
-    (1, Driver::TapAlloc, Which::InOrder, false),
-];
 
 /// Sizes, bytes charged, up to `most`.
 fn sizes(most: u32) -> impl Iterator<Item = u32> {
